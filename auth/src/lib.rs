@@ -1,0 +1,1 @@
+//! Authentication for margo-rs services.

@@ -1,0 +1,1 @@
+//! Bindings to Mercury and Argobots (placeholder line replaced below).

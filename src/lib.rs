@@ -1,0 +1,1 @@
+//! Mochi for Rust.

@@ -1,0 +1,2 @@
+//! The mochi command line tool.
+fn main() {}
