@@ -1,2 +1,70 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks, run as `cargo xtask demo` and `cargo xtask test`.
+//!
+//! Both begin with [`prepare`], which makes a machine that has only Rust ready, so that neither needs a page of
+//! instructions.
+
+mod demo;
+mod fuzz;
+mod munged;
+mod prepare;
+mod process;
+mod test;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// What a task returns: a failed one says why in one line.
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Project tasks of Mochi for Rust.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing, build, run every staged example pair over loopback TCP and show what each printed
+    Demo,
+    /// Install what is missing, then run all tests, doc tests and fuzz targets
+    Test {
+        /// How long each fuzz target runs
+        #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+        fuzz_seconds: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Demo => demo::run(),
+        Task::Test { fuzz_seconds } => test::run(Duration::from_secs(fuzz_seconds)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The top of the workspace.
+fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .expect("xtask is a directory of the workspace")
+        .to_path_buf()
+}
+
+/// The cargo that runs us, started at the top of the workspace.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}

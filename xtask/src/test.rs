@@ -1,0 +1,98 @@
+//! `cargo xtask test`: all tests of the workspace, then the fuzz targets, then what did not run and why.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::munged::{Munged, SOCKET_VARIABLE};
+use crate::prepare::program;
+use crate::{Outcome, cargo, fuzz, prepare};
+
+/// With this set a test that finds no munged fails instead of skipping itself.
+const REQUIRE_MUNGED: &str = "MOCHI_REQUIRE_MUNGED";
+
+/// One part of the run and how it went.
+struct Part {
+    name: String,
+    passed: bool,
+    took: Duration,
+}
+
+/// Prepares the machine and runs everything; a failed part does not keep the others from running.
+pub(crate) fn run(fuzz_time: Duration) -> Outcome {
+    prepare::install()?;
+    let munged = Munged::find_or_start()?;
+    let mut parts = Vec::new();
+    let mut step = |name: &str, command: &mut Command| {
+        command
+            .env(REQUIRE_MUNGED, "1")
+            .envs(munged.socket().map(|socket| (SOCKET_VARIABLE, socket)));
+        parts.push(measure(name, command));
+    };
+
+    let everything = ["--workspace", "--all-features"];
+    if program("cargo-nextest").is_some() {
+        step(
+            "tests",
+            cargo()
+                .args(["nextest", "run", "--no-fail-fast"])
+                .args(everything),
+        );
+        step(
+            "doc tests",
+            cargo().args(["test", "--doc"]).args(everything),
+        );
+    } else {
+        step(
+            "tests and doc tests",
+            cargo().args(["test", "--no-fail-fast"]).args(everything),
+        );
+    }
+    for (target, mut command) in fuzz::commands(fuzz_time)? {
+        step(
+            &format!("fuzz target {target}, {} s", fuzz_time.as_secs()),
+            &mut command,
+        );
+    }
+    summarise(&parts)
+}
+
+fn measure(name: &str, command: &mut Command) -> Part {
+    println!("\n== {name} ==");
+    let start = Instant::now();
+    let passed = match command.status() {
+        Ok(status) => status.success(),
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            false
+        }
+    };
+    Part {
+        name: name.into(),
+        passed,
+        took: start.elapsed(),
+    }
+}
+
+fn summarise(parts: &[Part]) -> Outcome {
+    println!("\n== summary ==");
+    for part in parts {
+        let verdict = if part.passed { "passed" } else { "FAILED" };
+        println!(
+            "  {verdict}  {} ({:.0} s)",
+            part.name,
+            part.took.as_secs_f64()
+        );
+    }
+    if mochi_sys::LINKED {
+        println!("Mercury is linked: its suites ran with the others.");
+    } else {
+        println!("Mercury is not installed here: its suites did not run.");
+    }
+    match parts.iter().filter(|part| !part.passed).count() {
+        0 => {
+            println!("All {} parts passed.", parts.len());
+            Ok(())
+        }
+        failed => Err(format!("{failed} of {} parts failed", parts.len()).into()),
+    }
+}
