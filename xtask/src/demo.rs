@@ -24,7 +24,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Prepares the machine, builds, and runs all stages; fails if one of them failed.
 pub(crate) fn run() -> Outcome {
-    prepare::install()?;
+    prepare::install(&[prepare::TO_BUILD])?;
     let munged = Munged::find_or_start()?;
     println!("$ cargo build --examples");
     if !cargo().args(["build", "--examples"]).status()?.success() {

@@ -1,4 +1,4 @@
-//! The fuzz targets, run with libFuzzer on a stable toolchain.
+//! The fuzz targets, run with libFuzzer on a stable toolchain; `fuzz/README.md` explains the flags.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,23 +10,20 @@ use crate::{Outcome, cargo, workspace};
 /// What `cargo fuzz` asks of the compiler, without the address sanitizer that only a nightly toolchain has.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks -Ccodegen-units=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1";
 
 /// Each target of `fuzz/fuzz_targets` with the command that builds it and runs it for `time`.
 pub(crate) fn commands(time: Duration) -> Outcome<Vec<(String, Command)>> {
-    Ok(targets()?
+    let host = host()?;
+    targets()?
         .into_iter()
-        .map(|target| (target.clone(), command(&target, time)))
-        .collect())
+        .map(|target| Ok((target.clone(), command(&target, &host, time)?)))
+        .collect()
 }
 
 fn targets() -> Outcome<BTreeSet<String>> {
-    let directory = workspace().join("fuzz/fuzz_targets");
-    if !directory.is_dir() {
-        return Ok(BTreeSet::new());
-    }
     let mut targets = BTreeSet::new();
-    for entry in fs::read_dir(directory)? {
+    for entry in fs::read_dir(workspace().join("fuzz/fuzz_targets"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
             targets.extend(
@@ -39,22 +36,39 @@ fn targets() -> Outcome<BTreeSet<String>> {
     Ok(targets)
 }
 
-fn command(target: &str, time: Duration) -> Command {
+fn command(target: &str, host: &str, time: Duration) -> Outcome<Command> {
     let fuzz = workspace().join("fuzz");
-    let corpus = fuzz.join("corpus").join(target);
+    // New inputs go to the first directory, so that the corpus under version control stays as it is.
+    let found = fuzz.join("target/found").join(target);
     let artifacts = fuzz.join("artifacts").join(target);
+    fs::create_dir_all(&found)?;
+    fs::create_dir_all(&artifacts)?;
+    let corpus = fuzz.join("corpus").join(target);
+
     let mut command = cargo();
     command
+        .current_dir(&fuzz)
         .env("RUSTFLAGS", FLAGS)
-        .args(["run", "--release", "--bin", target, "--manifest-path"])
-        .arg(fuzz.join("Cargo.toml"))
-        .arg("--")
+        // Naming the host keeps the instrumentation out of build scripts, which would not link with it.
+        .args(["run", "--release", "--target", host, "--bin", target, "--"])
         .arg(format!("-max_total_time={}", time.as_secs()))
-        .arg("-print_final_stats=1");
-    let _ = fs::create_dir_all(&artifacts);
-    command.arg(format!("-artifact_prefix={}/", artifacts.display()));
-    if corpus.is_dir() {
-        command.arg(corpus);
-    }
-    command
+        .args([
+            "-max_len=4096",
+            "-timeout=5",
+            "-rss_limit_mb=512",
+            "-print_final_stats=1",
+            "-verbosity=0",
+        ])
+        .arg(format!("-artifact_prefix={}/", artifacts.display()))
+        .arg(found)
+        .args(corpus.is_dir().then_some(corpus));
+    Ok(command)
+}
+
+/// The triple of the machine this runs on.
+fn host() -> Outcome<String> {
+    let output = Command::new("rustc").arg("-vV").output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.ok_or("rustc does not name its host")?.to_owned())
 }

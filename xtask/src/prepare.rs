@@ -8,13 +8,14 @@ use rustix::process::getuid;
 use crate::Outcome;
 
 /// Something that is not Rust and that the build or the tests need.
-struct Need {
+pub(crate) struct Need {
     what: &'static str,
     packages: &'static [&'static str],
     present: fn() -> bool,
 }
 
-const NEEDS: &[Need] = &[
+/// What the build and the demo need.
+pub(crate) const TO_BUILD: &[Need] = &[
     Need {
         what: "a C compiler and linker",
         packages: &["gcc", "libc6-dev"],
@@ -41,9 +42,16 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What the fuzz targets need on top of that.
+pub(crate) const TO_FUZZ: &[Need] = &[Need {
+    what: "a C++ compiler (libFuzzer is C++)",
+    packages: &["g++"],
+    present: || program("c++").is_some(),
+}];
+
 /// Installs what is missing, where this user may; otherwise the error holds the command to run.
-pub(crate) fn install() -> Outcome {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.present)()).collect();
+pub(crate) fn install(needs: &[&[Need]]) -> Outcome {
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(());
     }
@@ -82,16 +90,17 @@ pub(crate) fn install() -> Outcome {
         ]
         .concat(),
     )?;
-    let still: Vec<&str> = NEEDS
-        .iter()
-        .filter(|need| !(need.present)())
-        .map(|need| need.what)
-        .collect();
+    let still: Vec<&str> = self::missing(needs).iter().map(|need| need.what).collect();
     if still.is_empty() {
         Ok(())
     } else {
         Err(format!("apt-get succeeded, yet missing: {}", still.join(", ")).into())
     }
+}
+
+fn missing<'a>(needs: &[&'a [Need]]) -> Vec<&'a Need> {
+    let all = needs.iter().copied().flatten();
+    all.filter(|need| !(need.present)()).collect()
 }
 
 /// The path of a program of this name; also looks where daemons live, which is not on every user's `PATH`.

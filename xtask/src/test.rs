@@ -19,7 +19,7 @@ struct Part {
 
 /// Prepares the machine and runs everything; a failed part does not keep the others from running.
 pub(crate) fn run(fuzz_time: Duration) -> Outcome {
-    prepare::install()?;
+    prepare::install(&[prepare::TO_BUILD, prepare::TO_FUZZ])?;
     let munged = Munged::find_or_start()?;
     let mut parts = Vec::new();
     let mut step = |name: &str, command: &mut Command| {
