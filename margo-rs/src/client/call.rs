@@ -1,0 +1,385 @@
+//! A call from its start to its end.
+
+use super::peer::Peer;
+use super::table::{Begin, Outcome};
+use crate::buffer::Buffer;
+use crate::codec::{self, EncodeError};
+use crate::engine::{Led, LinkState, RESPONSE_HEADER, block_on};
+use crate::error::{CallError, MESSAGE_MAX, Status};
+use crate::rpc::RpcId;
+use crate::server::current_rpc;
+use crate::transport::{CallId, Flush};
+use crate::wire::RequestHead;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// A call of a typed RPC: a future of its result.
+///
+/// * The arguments are encoded when the call is made; the request is sent when the future is first polled, or by
+///   [`Call::start`]. The deadline counts from then. Without [`Call::timeout`] it is the engine's default.
+/// * Dropping the future cancels the call: its resources are free at once, and the server is told. Whether the handler
+///   ran is unknown then, as after a deadline or a lost connection.
+/// * While it waits, polling looks for the answer for a short, bounded time (see [`Progress`](crate::Progress))
+///   before it returns `Pending`.
+/// * A call of a fire-and-forget RPC is done when the request is handed to the transport.
+///
+/// Any executor will do; [`Call::wait`] blocks without one.
+#[must_use = "a call is sent when it is awaited, waited for, or started"]
+pub struct Call<Out> {
+    raw: RawCall,
+    output: PhantomData<fn() -> Out>,
+}
+
+impl<Out: DeserializeOwned> Call<Out> {
+    pub(crate) fn new(raw: RawCall) -> Self {
+        Self { raw, output: PhantomData }
+    }
+
+    /// Sets how long the call may take, from when it is sent.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { raw: self.raw.timeout(timeout), ..self }
+    }
+
+    /// Sends the request now; the answer is awaited later. Errors show when it is.
+    pub fn start(self) -> Self {
+        Self { raw: self.raw.start(), ..self }
+    }
+
+    /// Blocks the thread until the call is done.
+    ///
+    /// # Errors
+    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread.
+    pub fn wait(mut self) -> Result<Out, CallError> {
+        let output = self.raw.wait_in_place();
+        self.decode(output)
+    }
+
+    fn decode(&self, output: Result<Buffer, CallError>) -> Result<Out, CallError> {
+        let output = output?;
+        codec::from_slice(&output).map_err(|source| CallError::Decode { rpc: self.raw.rpc, source })
+    }
+}
+
+impl<Out: DeserializeOwned> Future for Call<Out> {
+    type Output = Result<Out, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.raw).poll(cx).map(|output| self.decode(output))
+    }
+}
+
+impl<Out> fmt::Debug for Call<Out> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.raw.fmt(f)
+    }
+}
+
+/// A call of raw bytes: a future of the bytes that the handler answered. As [`Call`] in all else.
+#[must_use = "a call is sent when it is awaited, waited for, or started"]
+pub struct RawCall {
+    peer: Arc<Peer>,
+    rpc: RpcId,
+    one_way: bool,
+    timeout: Duration,
+    /// Set when the call is first tried to be sent.
+    deadline: Option<Instant>,
+    state: State,
+}
+
+enum State {
+    Unsent(Buffer),
+    Failed(Box<CallError>),
+    InFlight(InFlight),
+    Over,
+}
+
+struct InFlight {
+    link: Arc<LinkState>,
+    id: CallId,
+    /// It is this call's turn to drive the transport.
+    leading: bool,
+    /// The task has been woken once for others to make their calls.
+    probed: bool,
+}
+
+/// How a poll may wait.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Task,
+    Blocking,
+    /// Send and return.
+    Start,
+}
+
+impl RawCall {
+    pub(crate) fn new(
+        peer: Arc<Peer>,
+        rpc: RpcId,
+        one_way: bool,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    ) -> Self {
+        let mut payload = Buffer::new();
+        payload.vec_mut().extend_from_slice(&current_rpc().as_u64().to_le_bytes());
+        let state = match encode(payload.vec_mut()) {
+            Ok(()) => State::Unsent(payload),
+            Err(source) => State::Failed(Box::new(CallError::Encode { rpc, source })),
+        };
+        let timeout = peer.core().limits.default_timeout;
+        Self { peer, rpc, one_way, timeout, deadline: None, state }
+    }
+
+    /// Sets how long the call may take, from when it is sent.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sends the request now; the answer is awaited later. Errors show when it is.
+    pub fn start(mut self) -> Self {
+        let noop = std::task::Waker::noop();
+        if let Poll::Ready(Err(error)) = self.poll_in(&mut Context::from_waker(noop), Mode::Start) {
+            self.state = State::Failed(error);
+        }
+        self
+    }
+
+    /// Blocks the thread until the call is done.
+    ///
+    /// # Errors
+    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread.
+    pub fn wait(mut self) -> Result<Buffer, CallError> {
+        self.wait_in_place()
+    }
+
+    fn wait_in_place(&mut self) -> Result<Buffer, CallError> {
+        if self.peer.core().driver.is_polling_here() {
+            return Err(CallError::WouldDeadlock);
+        }
+        let outcome = block_on(|cx| self.poll_in(cx, Mode::Blocking));
+        self.read(outcome)
+    }
+
+    fn poll_in(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Outcome> {
+        if let State::Unsent(_) = self.state {
+            let alone = match std::task::ready!(self.send(cx, mode)) {
+                Ok(Sent::Alone) => true,
+                Ok(Sent::AmongOthers) => false,
+                Ok(Sent::Done) => return Poll::Ready(Ok(Buffer::new())),
+                Err(error) => return Poll::Ready(Err(error)),
+            };
+            if mode == Mode::Start {
+                return Poll::Pending;
+            }
+            if mode == Mode::Task && let Some(pending) = self.let_others_run(cx, alone) {
+                return pending;
+            }
+        }
+        match &self.state {
+            State::InFlight(_) => self.poll_in_flight(cx),
+            State::Failed(_) => match std::mem::replace(&mut self.state, State::Over) {
+                State::Failed(error) => Poll::Ready(Err(error)),
+                _ => unreachable!("just matched"),
+            },
+            State::Unsent(_) | State::Over => panic!("call polled after it was done"),
+        }
+    }
+
+    /// Sends the request as soon as the link and the peer's limits allow.
+    fn send(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Result<Sent, Box<CallError>>> {
+        let State::Unsent(payload) = &mut self.state else { unreachable!("only called for an unsent call") };
+        let core = self.peer.core();
+        let now = Instant::now();
+        let deadline = *self.deadline.get_or_insert(now + self.timeout);
+        if now >= deadline {
+            self.state = State::Over;
+            return Poll::Ready(Err(Box::new(CallError::DeadlineExceeded { after: self.timeout })));
+        }
+        let begun = self.peer.link().map(|link| {
+            let begun = link.calls.begin(payload.len() as u64, deadline, self.timeout, cx.waker());
+            (link, begun)
+        });
+        let (link, id) = match begun {
+            Ok((link, Begin::Id(id))) => (link, id),
+            Ok((_, Begin::Wait)) => {
+                core.driver.watch_deadline(deadline);
+                return Poll::Pending;
+            }
+            Ok((_, Begin::Failed(error))) | Err(error) => {
+                self.state = State::Over;
+                return Poll::Ready(Err(error));
+            }
+        };
+        let Some(transport) = link.link().cloned() else { unreachable!("a link that is up is attached") };
+        if self.one_way && transport.queued() > core.limits.max_queued {
+            link.calls.forget(id);
+            let peer = self.peer.address().clone();
+            self.state = State::Over;
+            return Poll::Ready(Err(Box::new(CallError::Overloaded { peer })));
+        }
+        let payload = std::mem::take(payload);
+        let timeout_ms = (deadline - now).as_millis().clamp(1, u32::MAX.into()) as u32;
+        let head = RequestHead { rpc: self.rpc, timeout_ms, one_way: self.one_way };
+        if self.one_way {
+            self.state = State::Over;
+            transport.request(id, head, payload, self.flush(true));
+            link.calls.forget(id);
+            return Poll::Ready(Ok(Sent::Done));
+        }
+        let alone = core.driver.call_starts(deadline);
+        let flush = self.flush(alone || mode != Mode::Task);
+        self.state = State::InFlight(InFlight { link, id, leading: false, probed: false });
+        transport.request(id, head, payload, flush);
+        Poll::Ready(Ok(if alone { Sent::Alone } else { Sent::AmongOthers }))
+    }
+
+    /// Inside of the transport's poll, everything goes out together at its end.
+    fn flush(&self, now: bool) -> Flush {
+        if now && !self.peer.core().driver.is_polling_here() { Flush::Now } else { Flush::Later }
+    }
+
+    /// After sending: other tasks of the same executor may have calls to make, which then go out in one write.
+    fn let_others_run(&mut self, cx: &mut Context<'_>, alone: bool) -> Option<Poll<Outcome>> {
+        let State::InFlight(call) = &mut self.state else { return None };
+        let driver = &self.peer.core().driver;
+        if call.link.is_local() || driver.is_polling_here() {
+            return None;
+        }
+        if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
+            return Some(Poll::Ready(self.finish(outcome)));
+        }
+        if alone {
+            if call.probed || !driver.should_probe() {
+                return None;
+            }
+            call.probed = true;
+            cx.waker().wake_by_ref();
+        } else {
+            call.leading = driver.elect();
+            if call.leading {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Some(Poll::Pending)
+    }
+
+    fn poll_in_flight(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let State::InFlight(call) = &mut self.state else { unreachable!("only called for a call in flight") };
+        let core = self.peer.core();
+        if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
+            return Poll::Ready(self.finish(outcome));
+        }
+        if call.link.is_local() || !(call.leading || core.driver.elect()) {
+            return Poll::Pending;
+        }
+        call.leading = true;
+        let deadline = self.deadline.unwrap_or_else(Instant::now);
+        match core.driver.lead(deadline, || call.link.calls.is_done(call.id)) {
+            Led::Done => {}
+            Led::Others => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Led::GaveUp => {
+                call.leading = false;
+                core.driver.hand_over();
+            }
+        }
+        match call.link.calls.poll(call.id, cx.waker()) {
+            Poll::Ready(outcome) => Poll::Ready(self.finish(outcome)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The call has its outcome: whoever waits still must be driven by somebody.
+    fn finish(&mut self, outcome: Outcome) -> Outcome {
+        if let State::InFlight(call) = std::mem::replace(&mut self.state, State::Over) {
+            self.leave(call);
+        }
+        outcome
+    }
+
+    fn leave(&self, call: InFlight) {
+        let core = self.peer.core();
+        core.driver.call_ends();
+        if !call.leading {
+            return;
+        }
+        core.driver.step_back();
+        // Looked at only now: a call that started before and was not elected counts already.
+        if core.driver.outstanding() > 0 {
+            core.pass_lead_on(&call.link);
+        }
+    }
+
+    /// Reads the status that starts every response.
+    fn read(&self, outcome: Outcome) -> Result<Buffer, CallError> {
+        let mut payload = outcome.map_err(|error| *error)?;
+        if self.one_way {
+            return Ok(payload);
+        }
+        let Some(status) = payload.first_chunk::<RESPONSE_HEADER>() else {
+            return Err(CallError::MalformedResponse { rpc: self.rpc });
+        };
+        let status = Status(i32::from_le_bytes(*status));
+        payload.skip(RESPONSE_HEADER);
+        if status == Status::SUCCESS {
+            return Ok(payload);
+        }
+        let peer = || self.peer.address().clone();
+        let message = || String::from_utf8_lossy(&payload[..payload.len().min(MESSAGE_MAX)]).into_owned();
+        Err(match status {
+            Status::NOENTRY => {
+                CallError::NoSuchRpc { rpc: self.rpc, provider: self.rpc.provider_id(), peer: peer() }
+            }
+            Status::PERMISSION => CallError::PeerShuttingDown { peer: peer() },
+            Status::BUSY => CallError::Overloaded { peer: peer() },
+            Status::INVALID_ARG => CallError::InvalidArguments { message: message() },
+            Status::FAULT => CallError::Handler { message: message() },
+            Status::MSGSIZE => CallError::Rejected { message: message() },
+            Status(other) => CallError::Status(other),
+        })
+    }
+}
+
+impl Future for RawCall {
+    type Output = Result<Buffer, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = std::task::ready!(self.poll_in(cx, Mode::Task));
+        Poll::Ready(self.read(outcome))
+    }
+}
+
+impl Drop for RawCall {
+    fn drop(&mut self) {
+        if let State::InFlight(call) = std::mem::replace(&mut self.state, State::Over) {
+            if call.link.calls.forget(call.id)
+                && let Some(transport) = call.link.link()
+            {
+                transport.cancel(call.id);
+            }
+            self.leave(call);
+        }
+    }
+}
+
+impl fmt::Debug for RawCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").field("rpc", &self.rpc).field("peer", self.peer.address()).finish_non_exhaustive()
+    }
+}
+
+/// What became of a request that was ready to go.
+enum Sent {
+    /// No other call is in flight.
+    Alone,
+    AmongOthers,
+    /// It wants no response.
+    Done,
+}

@@ -1,0 +1,128 @@
+//! What calls are made on.
+
+use super::call::{Call, RawCall};
+use super::peer::Peer;
+use crate::address::Address;
+use crate::codec::HgString;
+use crate::error::CallError;
+use crate::rpc::{ProviderId, Rpc, RpcId};
+use crate::server::builtin;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+/// A process that can be called: what [`Engine::lookup`](crate::Engine::lookup) returns.
+///
+/// Cheap to clone. If the connection is lost, calls in flight fail and the next call connects again; nothing is sent
+/// twice. The connection closes when the last endpoint and call that use it are gone.
+#[derive(Clone)]
+pub struct Endpoint {
+    peer: Arc<Peer>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(peer: Arc<Peer>) -> Self {
+        Self { peer }
+    }
+
+    /// Where calls go.
+    pub fn address(&self) -> &Address {
+        self.peer.address()
+    }
+
+    /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.
+    pub fn call<In: Serialize, Out: DeserializeOwned>(&self, rpc: Rpc<In, Out>, args: &In) -> Call<Out> {
+        self.provider(ProviderId::DEFAULT).call(rpc, args)
+    }
+
+    /// Calls an RPC with bytes that are already encoded.
+    pub fn call_raw(&self, rpc: RpcId, input: &[u8]) -> RawCall {
+        RawCall::new(self.peer.clone(), rpc, false, |payload| {
+            payload.extend_from_slice(input);
+            Ok(())
+        })
+    }
+
+    /// Sends bytes to an RPC that answers nobody.
+    pub fn send_raw(&self, rpc: RpcId, input: &[u8]) -> RawCall {
+        RawCall::new(self.peer.clone(), rpc, true, |payload| {
+            payload.extend_from_slice(input);
+            Ok(())
+        })
+    }
+
+    /// A provider of that process. Nothing is sent.
+    pub fn provider(&self, id: ProviderId) -> ProviderHandle {
+        ProviderHandle { endpoint: self.clone(), id }
+    }
+
+    /// Asks the process to shut down, with Margo's RPC.
+    ///
+    /// # Errors
+    /// The call's own, or [`CallError::Handler`] if the process does not allow it.
+    pub fn shutdown_remote(&self) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
+        let call = self.call(builtin::SHUTDOWN, &());
+        async move {
+            match call.await? {
+                0 => Ok(()),
+                _ => Err(CallError::Handler { message: "remote shutdown is not allowed".to_owned() }),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({})", self.address())
+    }
+}
+
+/// One provider of a process.
+#[derive(Clone)]
+pub struct ProviderHandle {
+    endpoint: Endpoint,
+    id: ProviderId,
+}
+
+impl ProviderHandle {
+    /// The process.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The provider's id.
+    pub fn provider_id(&self) -> ProviderId {
+        self.id
+    }
+
+    /// Calls an RPC of this provider. See [`Call`] for when it is sent and how it ends.
+    pub fn call<In: Serialize, Out: DeserializeOwned>(&self, rpc: Rpc<In, Out>, args: &In) -> Call<Out> {
+        let raw = RawCall::new(self.endpoint.peer.clone(), rpc.id(self.id), rpc.response_disabled(), |payload| {
+            crate::codec::encode_into(args, payload)
+        });
+        Call::new(raw)
+    }
+
+    /// What kind of provider it is: the text that it announced. `None` if it announced nothing at all.
+    ///
+    /// # Errors
+    /// The call's own.
+    pub fn identity(&self) -> impl Future<Output = Result<Option<String>, CallError>> + Send + 'static {
+        let call = self.call(builtin::IDENTITY, &());
+        async move {
+            match call.await {
+                Ok(identity) => Ok(HgString::into_string(identity)),
+                Err(CallError::NoSuchRpc { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ProviderHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ProviderHandle({}, {})", self.endpoint.address(), self.id)
+    }
+}

@@ -1,0 +1,14 @@
+//! The calling side: endpoints, provider handles, calls.
+
+mod call;
+mod endpoint;
+mod lookup;
+mod peer;
+mod table;
+
+pub use self::call::{Call, RawCall};
+pub use self::endpoint::{Endpoint, ProviderHandle};
+pub use self::lookup::Lookup;
+
+pub(crate) use self::peer::Peer;
+pub(crate) use self::table::CallTable;

@@ -1,0 +1,378 @@
+//! The calls in flight on one link.
+
+use crate::buffer::Buffer;
+use crate::error::CallError;
+use crate::transport::{CallId, PeerLimits};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// How a call ended: the response as it came, or an error.
+pub(crate) type Outcome = Result<Buffer, Box<CallError>>;
+
+/// Slots of calls in flight; a call's id is its slot and the slot's generation, so that late responses match nothing.
+pub(crate) struct CallTable {
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Where the last search for a waiting call stopped.
+    cursor: usize,
+    in_flight: u32,
+    bytes: u64,
+    state: State,
+    /// Calls that wait until there is room, and connections that wait to come up.
+    waiting: VecDeque<(Waker, Instant)>,
+}
+
+enum State {
+    Connecting,
+    Up(PeerLimits),
+    /// Every later call gets this error.
+    Lost(Box<CallError>),
+}
+
+struct Slot {
+    generation: u32,
+    call: Option<Entry>,
+}
+
+struct Entry {
+    deadline: Instant,
+    timeout: Duration,
+    bytes: u64,
+    waker: Option<Waker>,
+    outcome: Option<Outcome>,
+}
+
+/// What came of asking for a slot.
+pub(crate) enum Begin {
+    /// The call may be sent under this id.
+    Id(CallId),
+    /// The link is not up, or the peer's limits are reached: the waker is called when that may have changed.
+    Wait,
+    /// The call cannot be made.
+    Failed(Box<CallError>),
+}
+
+impl CallTable {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                slots: Vec::new(),
+                free: Vec::new(),
+                cursor: 0,
+                in_flight: 0,
+                bytes: 0,
+                state: State::Connecting,
+                waiting: VecDeque::new(),
+            }),
+        }
+    }
+
+    /// Takes a slot for a call with a payload of `bytes`.
+    pub(crate) fn begin(&self, bytes: u64, deadline: Instant, timeout: Duration, waker: &Waker) -> Begin {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        match &inner.state {
+            State::Lost(error) => return Begin::Failed(error.clone()),
+            State::Up(limits) if bytes > limits.max_message => {
+                return Begin::Failed(Box::new(CallError::TooLarge { size: bytes, max: limits.max_message }));
+            }
+            State::Up(limits)
+                if inner.in_flight < limits.max_in_flight
+                    && (inner.bytes == 0 || inner.bytes + bytes <= limits.max_bytes) => {}
+            State::Up(_) | State::Connecting => {
+                inner.wait(waker, deadline);
+                return Begin::Wait;
+            }
+        }
+        let index = match inner.free.pop() {
+            Some(index) => index,
+            None => {
+                inner.slots.push(Slot { generation: 0, call: None });
+                // `max_in_flight` is a u32, so the index fits.
+                (inner.slots.len() - 1) as u32
+            }
+        };
+        let slot = &mut inner.slots[index as usize];
+        slot.call = Some(Entry { deadline, timeout, bytes, waker: None, outcome: None });
+        inner.in_flight += 1;
+        inner.bytes += bytes;
+        Begin::Id(CallId(u64::from(slot.generation) << 32 | u64::from(index)))
+    }
+
+    /// Takes the outcome of a call and frees its slot, or leaves `waker` to be called when there is one.
+    pub(crate) fn poll(&self, id: CallId, waker: &Waker) -> Poll<Outcome> {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entry(id) else {
+            return Poll::Ready(Err(Box::new(CallError::Cancelled)));
+        };
+        match entry.outcome.take() {
+            Some(outcome) => {
+                let woken = inner.release(id);
+                drop(inner);
+                wake_all(woken);
+                Poll::Ready(outcome)
+            }
+            None => {
+                if !entry.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                    entry.waker = Some(waker.clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether a call has its outcome, or is gone.
+    pub(crate) fn is_done(&self, id: CallId) -> bool {
+        self.inner.lock().entry(id).is_none_or(|entry| entry.outcome.is_some())
+    }
+
+    /// Ends a call; the second end of a call changes nothing.
+    pub(crate) fn complete(&self, id: CallId, outcome: impl FnOnce() -> Outcome) {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entry(id) else { return };
+        if entry.outcome.is_some() {
+            return;
+        }
+        entry.outcome = Some(outcome());
+        let waker = entry.waker.take();
+        drop(inner);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Forgets a call whose caller lost interest. `true` if it had no outcome yet.
+    pub(crate) fn forget(&self, id: CallId) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.entry(id) else { return false };
+        let was_waiting = entry.outcome.is_none();
+        let woken = inner.release(id);
+        drop(inner);
+        wake_all(woken);
+        was_waiting
+    }
+
+    /// Wakes one caller that waits, so that it can take over driving the transport. `false` if none does.
+    pub(crate) fn wake_one(&self) -> bool {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        let count = inner.slots.len();
+        for step in 0..count {
+            let at = (inner.cursor + step) % count;
+            let waiting = inner.slots[at].call.as_ref().filter(|entry| entry.outcome.is_none());
+            if let Some(waker) = waiting.and_then(|entry| entry.waker.clone()) {
+                inner.cursor = at + 1;
+                drop(guard);
+                waker.wake();
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends every call whose deadline has passed. Returns their ids and the next deadline.
+    pub(crate) fn expire(&self, now: Instant) -> (Vec<CallId>, Option<Instant>) {
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut wakers = Vec::new();
+        let mut inner = self.inner.lock();
+        for (index, slot) in inner.slots.iter_mut().enumerate() {
+            let Some(entry) = slot.call.as_mut().filter(|entry| entry.outcome.is_none()) else { continue };
+            if entry.deadline <= now {
+                entry.outcome = Some(Err(Box::new(CallError::DeadlineExceeded { after: entry.timeout })));
+                wakers.extend(entry.waker.take());
+                expired.push(CallId(u64::from(slot.generation) << 32 | index as u64));
+            } else {
+                next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
+            }
+        }
+        inner.waiting.retain(|(waker, deadline)| {
+            if *deadline <= now {
+                wakers.push(waker.clone());
+                return false;
+            }
+            next = Some(next.map_or(*deadline, |next| next.min(*deadline)));
+            true
+        });
+        drop(inner);
+        wake_all(wakers);
+        (expired, next)
+    }
+
+    /// The link is up.
+    pub(crate) fn come_up(&self, limits: PeerLimits) {
+        let mut inner = self.inner.lock();
+        if let State::Connecting = inner.state {
+            inner.state = State::Up(limits);
+        }
+        let woken = inner.take_waiting();
+        drop(inner);
+        wake_all(woken);
+    }
+
+    /// The link is gone: every call ends with `error`, and so does every later one.
+    pub(crate) fn lose(&self, error: CallError) {
+        let mut inner = self.inner.lock();
+        let mut woken = inner.take_waiting();
+        for slot in &mut inner.slots {
+            if let Some(entry) = slot.call.as_mut().filter(|entry| entry.outcome.is_none()) {
+                entry.outcome = Some(Err(Box::new(error.clone())));
+                woken.extend(entry.waker.take());
+            }
+        }
+        inner.state = State::Lost(Box::new(error));
+        drop(inner);
+        wake_all(woken);
+    }
+
+    /// Waits until the link is up or known not to come up.
+    pub(crate) fn poll_up(&self, waker: &Waker, deadline: Instant) -> Poll<Result<(), Box<CallError>>> {
+        let mut inner = self.inner.lock();
+        match &inner.state {
+            State::Up(_) => Poll::Ready(Ok(())),
+            State::Lost(error) => Poll::Ready(Err(error.clone())),
+            State::Connecting => {
+                inner.wait(waker, deadline);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Whether calls can no longer be made on the link.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.inner.lock().state, State::Lost(_))
+    }
+
+    /// Calls that have a slot.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.inner.lock().in_flight as usize
+    }
+}
+
+impl Inner {
+    fn entry(&mut self, id: CallId) -> Option<&mut Entry> {
+        let slot = self.slots.get_mut((id.0 & 0xFFFF_FFFF) as usize)?;
+        if u64::from(slot.generation) != id.0 >> 32 {
+            return None;
+        }
+        slot.call.as_mut()
+    }
+
+    fn wait(&mut self, waker: &Waker, deadline: Instant) {
+        if !self.waiting.back().is_some_and(|(last, _)| last.will_wake(waker)) {
+            self.waiting.push_back((waker.clone(), deadline));
+        }
+    }
+
+    fn take_waiting(&mut self) -> Vec<Waker> {
+        self.waiting.drain(..).map(|(waker, _)| waker).collect()
+    }
+
+    /// Frees a slot that `entry` found. Returns who should ask for room again: one, or all once the link has gone half
+    /// idle, so that a wake-up that went to a caller who has left cannot stall the others.
+    fn release(&mut self, id: CallId) -> Vec<Waker> {
+        let index = (id.0 & 0xFFFF_FFFF) as usize;
+        let slot = &mut self.slots[index];
+        slot.generation = slot.generation.wrapping_add(1);
+        if let Some(entry) = slot.call.take() {
+            self.in_flight -= 1;
+            self.bytes -= entry.bytes;
+        }
+        self.free.push(index as u32);
+        let half_idle = match &self.state {
+            State::Up(limits) => self.in_flight <= limits.max_in_flight / 2,
+            _ => true,
+        };
+        if half_idle { self.take_waiting() } else { self.waiting.pop_front().map(|(waker, _)| waker).into_iter().collect() }
+    }
+}
+
+fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PeerLimits = PeerLimits { max_in_flight: 2, max_message: 100, max_bytes: 150 };
+
+    fn begin(table: &CallTable, bytes: u64) -> Begin {
+        let now = Instant::now();
+        table.begin(bytes, now + Duration::from_secs(1), Duration::from_secs(1), Waker::noop())
+    }
+
+    fn id(begin: Begin) -> CallId {
+        match begin {
+            Begin::Id(id) => id,
+            Begin::Wait => panic!("has to wait"),
+            Begin::Failed(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn calls_wait_for_the_link_and_then_for_room() {
+        let table = CallTable::new();
+        assert!(matches!(begin(&table, 1), Begin::Wait));
+        table.come_up(LIMITS);
+        let first = id(begin(&table, 100));
+        assert!(matches!(begin(&table, 51), Begin::Wait), "too many bytes");
+        id(begin(&table, 50));
+        assert!(matches!(begin(&table, 0), Begin::Wait), "too many calls");
+        assert!(table.forget(first));
+        id(begin(&table, 100));
+        assert!(matches!(begin(&table, 101), Begin::Failed(error) if matches!(*error, CallError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_late_or_second_response_matches_nothing() {
+        let table = CallTable::new();
+        table.come_up(LIMITS);
+        let old = id(begin(&table, 1));
+        assert!(table.forget(old));
+        let new = id(begin(&table, 1));
+        table.complete(old, || Ok(vec![1].into()));
+        assert!(!table.is_done(new));
+        table.complete(new, || Ok(vec![2].into()));
+        table.complete(new, || Ok(vec![3].into()));
+        match table.poll(new, Waker::noop()) {
+            Poll::Ready(Ok(bytes)) => assert_eq!(*bytes, [2]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(table.in_flight(), 0);
+    }
+
+    #[test]
+    fn expired_call_releases_its_slot() {
+        let table = CallTable::new();
+        table.come_up(LIMITS);
+        let call = id(begin(&table, 1));
+        let (expired, next) = table.expire(Instant::now());
+        assert!(expired.is_empty() && next.is_some());
+        let (expired, next) = table.expire(Instant::now() + Duration::from_secs(2));
+        assert_eq!((expired, next), (vec![call], None));
+        assert!(matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(_))));
+        assert_eq!(table.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_lost_link_ends_every_call_with_the_reason() {
+        let table = CallTable::new();
+        table.come_up(LIMITS);
+        let calls = [id(begin(&table, 1)), id(begin(&table, 1))];
+        table.lose(CallError::ShutDown);
+        for call in calls {
+            assert!(matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(error)) if matches!(*error, CallError::ShutDown)));
+        }
+        assert!(matches!(begin(&table, 1), Begin::Failed(_)));
+        assert!(table.is_lost());
+    }
+}

@@ -1,0 +1,225 @@
+//! Options of an engine.
+
+use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress};
+use crate::address::Address;
+use crate::error::{ListenError, UnsupportedProtocol};
+use crate::exec::{Pool, Pools};
+use crate::limits::Limits;
+use crate::server::{Registry, builtin};
+use crate::transport::tcp::{self, TcpTransport};
+use crate::transport::{Acceptor, Transport};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
+
+type Layer = Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send>;
+type AcceptorLayer = Box<dyn FnOnce(Arc<dyn Acceptor>) -> Arc<dyn Acceptor> + Send>;
+
+/// An engine being set up; ends in [`Builder::listen`] or [`Builder::connect`].
+#[must_use = "an engine starts with `listen` or `connect`"]
+pub struct Builder {
+    address: String,
+    limits: Limits,
+    progress: Progress,
+    rpc_threads: Option<usize>,
+    runtime: Option<tokio::runtime::Handle>,
+    pools: Vec<(String, usize)>,
+    layers: Option<(Layer, AcceptorLayer)>,
+}
+
+impl Builder {
+    pub(crate) fn new(address: &str) -> Self {
+        Self {
+            address: address.to_owned(),
+            limits: Limits::default(),
+            progress: Progress::default(),
+            rpc_threads: None,
+            runtime: None,
+            pools: Vec::new(),
+            layers: None,
+        }
+    }
+
+    /// Changes some of the [`Limits`].
+    pub fn limits(mut self, change: impl FnOnce(&mut Limits)) -> Self {
+        change(&mut self.limits);
+        self
+    }
+
+    /// The deadline of calls that name none. Default 30 s.
+    pub fn default_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.default_timeout = timeout;
+        self
+    }
+
+    /// How waiting is done. Default [`Progress::Adaptive`] with 50 µs.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = progress;
+        self
+    }
+
+    /// Gives the default pool `threads` threads of its own (at least one). Without this and
+    /// [`Builder::runtime`], it is the tokio runtime in which the engine is started, or else as many threads as there
+    /// are processors.
+    pub fn rpc_threads(mut self, threads: usize) -> Self {
+        self.rpc_threads = Some(threads);
+        self
+    }
+
+    /// Makes a tokio runtime the default pool.
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Adds a pool with threads of its own, for providers that must not disturb others.
+    pub fn pool(mut self, name: impl Into<String>, threads: usize) -> Self {
+        self.pools.push((name.into(), threads));
+        self
+    }
+
+    /// Puts something between the engine and its transport: the fault injector, for example. `accepting` wraps what
+    /// takes in the links of peers.
+    pub fn layer(
+        mut self,
+        transport: impl FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send + 'static,
+        accepting: impl FnOnce(Arc<dyn Acceptor>) -> Arc<dyn Acceptor> + Send + 'static,
+    ) -> Self {
+        self.layers = Some((Box::new(transport), Box::new(accepting)));
+        self
+    }
+
+    /// Starts an engine that listens. A host name in the address is resolved on a thread of its own.
+    ///
+    /// # Errors
+    /// See [`Engine::listen`]; also a pool that is named twice.
+    pub async fn listen(self) -> Result<Engine, ListenError> {
+        let address: Address = self.address.parse()?;
+        check_protocol(&address)?;
+        let default = self.default_pool();
+        if tcp::is_literal(&address) || address.location().is_empty() {
+            return self.start(address, true, default);
+        }
+        super::run_blocking(move || self.start(address, true, default)).await
+    }
+
+    /// Starts an engine that only makes calls.
+    ///
+    /// # Errors
+    /// See [`Engine::connect`]; also a pool that is named twice.
+    pub fn connect(self) -> Result<Engine, ListenError> {
+        let address: Address = self.address.parse()?;
+        check_protocol(&address)?;
+        let default = self.default_pool();
+        self.start(address, false, default)
+    }
+
+    fn default_pool(&self) -> Pool {
+        let processors = || thread::available_parallelism().map_or(1, usize::from);
+        match (&self.runtime, self.rpc_threads) {
+            (Some(runtime), _) => Pool::on(Pools::PRIMARY, runtime.clone()),
+            (None, Some(threads)) => Pool::with_threads(Pools::PRIMARY, threads),
+            (None, None) => Pool::ambient(Pools::PRIMARY)
+                .unwrap_or_else(|| Pool::with_threads(Pools::PRIMARY, processors())),
+        }
+    }
+
+    fn start(self, address: Address, listening: bool, default: Pool) -> Result<Engine, ListenError> {
+        let named = self.pools.iter().map(|(name, threads)| Pool::with_threads(name, *threads)).collect();
+        let pools = Pools::new(default, named)?;
+        let failed = |source| ListenError::Io { address: address.clone(), source };
+        let instance = getrandom::u64().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+        let tcp = Arc::new(if listening {
+            TcpTransport::listen(&address, self.limits.clone(), instance)?
+        } else {
+            TcpTransport::client(self.limits.clone(), instance)?
+        });
+        let (layer, accepting): (Layer, AcceptorLayer) =
+            self.layers.unwrap_or_else(|| (Box::new(|transport| transport), Box::new(|acceptor| acceptor)));
+        let transport = layer(tcp.clone());
+        let core = Arc::new(Core {
+            address: transport.address(),
+            driver: Driver::new(transport.clone(), self.progress, listening),
+            transport,
+            limits: self.limits,
+            registry: Registry::default(),
+            pools,
+            lifecycle: Lifecycle::default(),
+            listening,
+            peers: Mutex::new(HashMap::new()),
+            links: Mutex::new(HashMap::new()),
+            local: OnceLock::new(),
+            serving: AtomicUsize::new(0),
+        });
+        tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
+        builtin::register(&core);
+        let progressing = core.clone();
+        thread::Builder::new()
+            .name("margo-progress".to_owned())
+            .spawn(move || progressing.make_progress())
+            .map_err(failed)?;
+        tracing::debug!(address = %core.address, listening, "engine started");
+        Ok(Engine { handle: Arc::new(Handle { core }) })
+    }
+}
+
+impl Core {
+    /// The progress thread.
+    fn make_progress(self: Arc<Self>) {
+        // Handlers that are polled on this thread find the runtime they expect. An engine that serves nobody starts no
+        // pool for that.
+        let runtime = if self.listening { self.pools.default().handle().cloned() } else { None };
+        let _entered = runtime.as_ref().map(tokio::runtime::Handle::enter);
+        let core: Weak<Core> = Arc::downgrade(&self);
+        self.driver.run(move |now| core.upgrade().and_then(|core| core.expire(now)));
+    }
+}
+
+/// # Errors
+/// The protocol is not part of this build.
+pub(crate) fn check_protocol(address: &Address) -> Result<(), UnsupportedProtocol> {
+    match protocol_help(address.protocol()) {
+        None => Ok(()),
+        Some(help) => Err(UnsupportedProtocol { protocol: address.protocol().to_owned(), help }),
+    }
+}
+
+/// Why a protocol cannot be used here and what to do, or `None` if it can.
+pub fn protocol_help(protocol: &str) -> Option<String> {
+    if protocol == tcp::PROTOCOL {
+        return None;
+    }
+    Some(match protocol {
+        "native+sm" => "shared memory is not part of this version; use tcp".to_owned(),
+        _ if is_mercury(protocol) => {
+            "it needs Mercury, which this version does not link yet; use tcp, which needs no C library".to_owned()
+        }
+        _ => "no transport has that name; use tcp, or a full name such as native+tcp".to_owned(),
+    })
+}
+
+/// Protocols that Mercury's plugins know.
+fn is_mercury(protocol: &str) -> bool {
+    let plugin = protocol.split('+').next().unwrap_or("");
+    let bare = protocol.split(';').next().unwrap_or("");
+    matches!(plugin, "ofi" | "ucx" | "na" | "bmi" | "mpi" | "psm" | "psm2")
+        || matches!(bare, "verbs" | "cxi" | "psm2" | "psm" | "opx" | "gni" | "shm" | "sockets")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_that_are_not_here_say_what_to_do() {
+        assert_eq!(protocol_help("native+tcp"), None);
+        for protocol in ["ofi+tcp", "ofi+verbs;ofi_rxm", "na+sm", "ucx+all", "cxi", "verbs"] {
+            assert!(protocol_help(protocol).unwrap().contains("Mercury"), "{protocol}");
+        }
+        assert!(protocol_help("native+sm").unwrap().contains("not part of this version"));
+        assert!(protocol_help("http").unwrap().contains("no transport"));
+    }
+}

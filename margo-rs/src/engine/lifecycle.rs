@@ -1,0 +1,212 @@
+//! How an engine ends: who asked, what runs when, who waits for it.
+
+use super::Core;
+use crate::server::Request;
+use parking_lot::Mutex;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Instant;
+
+type Callback = Box<dyn FnOnce() + Send>;
+type Guard = Box<dyn Fn(&Request) -> bool + Send + Sync>;
+
+const RUNNING: u8 = 0;
+/// Prefinalize callbacks run; requests are still served, so that the callbacks may call and be called.
+const PREFINALIZING: u8 = 1;
+/// Requests are refused; running handlers may end.
+const DRAINING: u8 = 2;
+const ENDED: u8 = 3;
+
+/// The state of an engine's life.
+#[derive(Default)]
+pub(crate) struct Lifecycle {
+    state: AtomicU8,
+    inner: Mutex<Inner>,
+    remote_shutdown: Mutex<Option<Arc<Guard>>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    prefinalize: Vec<Callback>,
+    finalize: Vec<Callback>,
+    /// Who waits for the end.
+    waiting: Vec<Waker>,
+    /// The thread that waits for handlers to end, and how long it does.
+    draining: Option<(Waker, Instant)>,
+}
+
+impl Lifecycle {
+    pub(crate) fn is_running(&self) -> bool {
+        self.state.load(Ordering::Acquire) <= PREFINALIZING
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ENDED
+    }
+
+    pub(crate) fn push_prefinalize(&self, callback: Callback) {
+        self.inner.lock().prefinalize.push(callback);
+    }
+
+    pub(crate) fn push_finalize(&self, callback: Callback) {
+        self.inner.lock().finalize.push(callback);
+    }
+
+    pub(crate) fn allow_remote_shutdown(&self, guard: Guard) {
+        *self.remote_shutdown.lock() = Some(Arc::new(guard));
+    }
+
+    /// Whether this request may end the engine.
+    pub(crate) fn may_shut_down(&self, request: &Request) -> bool {
+        let guard = self.remote_shutdown.lock().clone();
+        guard.is_some_and(|guard| guard(request))
+    }
+
+    /// No request is being served any more.
+    pub(crate) fn drained(&self) {
+        if self.state.load(Ordering::Acquire) == DRAINING {
+            self.wake_draining();
+        }
+    }
+
+    /// Ends the grace period when its time has come; returns when that will be.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let until = self.inner.lock().draining.as_ref()?.1;
+        if until > now {
+            return Some(until);
+        }
+        self.wake_draining();
+        None
+    }
+
+    fn wake_draining(&self) {
+        let waker = self.inner.lock().draining.as_ref().map(|(waker, _)| waker.clone());
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll_ended(&self, waker: &Waker) -> Poll<()> {
+        if self.has_ended() {
+            return Poll::Ready(());
+        }
+        let mut inner = self.inner.lock();
+        // The state changes to `ENDED` under this lock.
+        if self.has_ended() {
+            return Poll::Ready(());
+        }
+        if !inner.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            inner.waiting.push(waker.clone());
+        }
+        Poll::Pending
+    }
+
+    fn run(&self, take: impl Fn(&mut Inner) -> Option<Callback>) {
+        loop {
+            let Some(callback) = take(&mut self.inner.lock()) else { return };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback)).is_err() {
+                tracing::error!("a finalize callback panicked");
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Starts the orderly end, once. It runs on a thread of its own, because callbacks may block and make calls.
+    pub(crate) fn begin_shutdown(self: &Arc<Self>) {
+        let state = &self.lifecycle.state;
+        if state.compare_exchange(RUNNING, PREFINALIZING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        let core = self.clone();
+        let spawned = thread::Builder::new().name("margo-shutdown".to_owned()).spawn(move || core.shut_down());
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread for an orderly shutdown: ending at once");
+            self.end();
+        }
+    }
+
+    fn shut_down(self: &Arc<Self>) {
+        self.lifecycle.run(|inner| inner.prefinalize.pop());
+        self.lifecycle.state.store(DRAINING, Ordering::Release);
+        self.transport.stop_accepting();
+        let until = Instant::now() + self.limits.shutdown_grace;
+        super::block_on(|cx| {
+            self.lifecycle.inner.lock().draining = Some((cx.waker().clone(), until));
+            let left = self.serving.load(Ordering::Acquire);
+            if left == 0 || Instant::now() >= until {
+                if left > 0 {
+                    tracing::warn!(requests = left, "handlers did not end within the grace period");
+                }
+                return Poll::Ready(());
+            }
+            self.driver.remind(until);
+            Poll::Pending
+        });
+        self.lifecycle.inner.lock().draining = None;
+        // Answers of the last handlers that a full socket held back.
+        self.transport.poll();
+        self.end();
+    }
+
+    /// Ends without waiting, when nobody holds the engine any more.
+    pub(crate) fn abandon(self: &Arc<Self>) {
+        let state = &self.lifecycle.state;
+        if state.compare_exchange(RUNNING, DRAINING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        self.lifecycle.run(|inner| inner.prefinalize.pop());
+        self.end();
+    }
+
+    fn end(self: &Arc<Self>) {
+        self.lifecycle.state.fetch_max(DRAINING, Ordering::AcqRel);
+        for link in self.links() {
+            link.calls.lose(crate::error::CallError::ShutDown);
+            link.running.cancel_all();
+        }
+        self.transport.close();
+        self.driver.stop();
+        self.registry.clear();
+        self.lifecycle.run(|inner| inner.finalize.pop());
+        let waiting = {
+            let mut inner = self.lifecycle.inner.lock();
+            self.lifecycle.state.store(ENDED, Ordering::Release);
+            std::mem::take(&mut inner.waiting)
+        };
+        for waker in waiting {
+            waker.wake();
+        }
+    }
+}
+
+/// Waits for the end of an engine; see [`Engine::shutdown`](crate::Engine::shutdown).
+#[must_use = "the engine's end is waited for by `.await` or `.wait()`"]
+pub struct Shutdown {
+    core: Arc<Core>,
+}
+
+impl Shutdown {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+impl Future for Shutdown {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.core.lifecycle.poll_ended(cx.waker())
+    }
+}
+
+impl fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shutdown").field("ended", &self.core.lifecycle.has_ended()).finish()
+    }
+}

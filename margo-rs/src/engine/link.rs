@@ -1,0 +1,218 @@
+//! A link with the calls in flight on it, both ways.
+
+use super::Core;
+use crate::address::Address;
+use crate::buffer::{Buffer, Payload};
+use crate::client::CallTable;
+use crate::error::{CallError, MESSAGE_MAX, Status};
+use crate::rpc::RpcId;
+use crate::server::{InFlight, RawResponder, Request, Running};
+use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
+use crate::wire::{Refusal, RequestHead};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// Length of the parent RPC id that starts every request payload, as in Margo, in bytes.
+pub(crate) const REQUEST_HEADER: usize = 8;
+/// Length of the status that starts every response payload, as in Margo, in bytes.
+pub(crate) const RESPONSE_HEADER: usize = 4;
+
+/// A link, from the engine's side.
+pub(crate) struct LinkState {
+    this: Weak<LinkState>,
+    core: Weak<Core>,
+    peer: Address,
+    link: OnceLock<Arc<dyn Link>>,
+    is_local: bool,
+    /// Calls of ours.
+    pub(crate) calls: CallTable,
+    /// Requests of the peer's whose handler did not end at once.
+    pub(crate) running: Running,
+    /// Requests of the peer's that are not answered yet.
+    in_flight: AtomicUsize,
+    peer_is_leaving: AtomicBool,
+}
+
+impl LinkState {
+    pub(crate) fn new(core: &Arc<Core>, peer: Address, is_local: bool) -> Arc<Self> {
+        let state = Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            core: Arc::downgrade(core),
+            peer,
+            link: OnceLock::new(),
+            is_local,
+            calls: CallTable::new(),
+            running: Running::default(),
+            in_flight: AtomicUsize::new(0),
+            peer_is_leaving: AtomicBool::new(false),
+        });
+        core.track(&state);
+        state
+    }
+
+    /// Says which link it is; before the link's first event that needs it.
+    pub(crate) fn attach(&self, link: Arc<dyn Link>) {
+        let _ = self.link.set(link);
+    }
+
+    pub(crate) fn link(&self) -> Option<&Arc<dyn Link>> {
+        self.link.get()
+    }
+
+    pub(crate) fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade()
+    }
+
+    pub(crate) fn peer(&self) -> &Address {
+        &self.peer
+    }
+
+    pub(crate) fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    /// Whether new calls should go over another link.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.peer_is_leaving.load(Ordering::Acquire) || self.calls.is_lost()
+    }
+
+    /// Requests of the peer's that are not answered yet.
+    pub(crate) fn serving(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn close(&self, reason: &str) {
+        if let Some(link) = self.link() {
+            link.close(reason);
+        }
+    }
+
+    /// Answers a request.
+    pub(crate) fn respond(&self, call: CallId, payload: Buffer) {
+        let Some(link) = self.link() else { return };
+        // Inside of the transport's poll, everything answered goes out together at its end.
+        let inside = self.core().is_some_and(|core| core.driver.is_polling_here());
+        link.respond(call, payload, if inside { Flush::Later } else { Flush::Now });
+    }
+
+    /// Answers a request with an error.
+    pub(crate) fn refuse(&self, call: CallId, status: Status, message: &str) {
+        self.respond(call, error_payload(status, message));
+    }
+
+    /// A request has its answer, or nobody will give one.
+    pub(crate) fn end_request(&self) {
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        if let Some(core) = self.core() {
+            core.request_ends();
+        }
+    }
+
+    /// Counts a request in, unless there are too many.
+    fn admit(&self, core: &Core) -> bool {
+        let mine = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if mine < core.limits.max_in_flight as usize && core.request_starts() {
+            return true;
+        }
+        self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        false
+    }
+
+    fn refuse_unless_one_way(&self, call: CallId, head: &RequestHead, status: Status, message: &str) {
+        tracing::debug!(peer = %self.peer, rpc = %head.rpc, status = status.0, message, "request refused");
+        if !head.one_way {
+            self.refuse(call, status, message);
+        }
+    }
+}
+
+/// A response that is a status and, for peers of this crate, a text; others read no further than the status.
+fn error_payload(status: Status, message: &str) -> Buffer {
+    let mut end = message.len().min(MESSAGE_MAX);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = Buffer::new();
+    payload.vec_mut().extend_from_slice(&status.0.to_le_bytes());
+    payload.vec_mut().extend_from_slice(&message.as_bytes()[..end]);
+    payload
+}
+
+impl LinkEvents for LinkState {
+    fn on_up(&self, link: &Arc<dyn Link>, limits: PeerLimits) {
+        self.attach(link.clone());
+        self.calls.come_up(limits);
+    }
+
+    fn on_request(&self, call: CallId, head: RequestHead, payload: Payload<'_>) {
+        let Some(core) = self.core() else { return };
+        let Some(link) = self.this.upgrade() else { return };
+        if !core.is_running() {
+            return self.refuse_unless_one_way(call, &head, Status::PERMISSION, "shutting down");
+        }
+        let Some(parent) = payload.bytes().first_chunk::<REQUEST_HEADER>() else {
+            return self.refuse_unless_one_way(call, &head, Status::INVALID_ARG, "request without Margo's header");
+        };
+        let parent = RpcId::from_raw(u64::from_le_bytes(*parent));
+        let Some(registration) = core.registry.find(head.rpc) else {
+            return self.refuse_unless_one_way(call, &head, Status::NOENTRY, "");
+        };
+        if !self.admit(&core) {
+            return self.refuse_unless_one_way(call, &head, Status::BUSY, "");
+        }
+        let deadline = match head.timeout_ms {
+            0 => None,
+            ms => Some(Instant::now() + Duration::from_millis(ms.into())),
+        };
+        let in_flight = InFlight::new(link, call);
+        let responder = RawResponder::new(in_flight.clone(), head.one_way || registration.response_disabled);
+        let request = Request::new(in_flight, head.rpc, parent, deadline);
+        registration.dispatch(&core, request, responder, payload);
+    }
+
+    fn on_request_refused(&self, call: CallId, head: RequestHead, refusal: Refusal) {
+        match refusal {
+            Refusal::TooLarge { size, max } => {
+                let message = format!("{size} bytes exceed the limit of {max}");
+                tracing::warn!(peer = %self.peer, rpc = %head.rpc, size, max, "request too large");
+                self.refuse_unless_one_way(call, &head, Status::MSGSIZE, &message);
+            }
+            Refusal::Overloaded => self.refuse_unless_one_way(call, &head, Status::BUSY, ""),
+        }
+    }
+
+    fn on_response(&self, call: CallId, payload: Payload<'_>) {
+        self.calls.complete(call, || Ok(payload.into_buffer()));
+    }
+
+    fn on_refused(&self, call: CallId, refusal: Refusal) {
+        let error = match refusal {
+            Refusal::TooLarge { size, max } => CallError::TooLarge { size, max },
+            Refusal::Overloaded => CallError::Overloaded { peer: self.peer.clone() },
+        };
+        self.calls.complete(call, || Err(Box::new(error)));
+    }
+
+    fn on_cancel(&self, call: CallId) {
+        self.running.cancel(call);
+    }
+
+    fn on_go_away(&self) {
+        self.peer_is_leaving.store(true, Ordering::Release);
+    }
+
+    fn on_lost(&self, error: &LinkError) {
+        let error = match error {
+            LinkError::Connect(error) => CallError::Unreachable(error.clone()),
+            LinkError::Lost(reason) => {
+                CallError::ConnectionLost { peer: self.peer.clone(), reason: reason.clone() }
+            }
+        };
+        self.calls.lose(error);
+        self.running.cancel_all();
+        if let Some(core) = self.core() {
+            core.untrack(self);
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! The engine: one per process, usually; Margo's instance.
+
+mod builder;
+mod lifecycle;
+mod link;
+mod progress;
+mod wait;
+
+pub use self::builder::{Builder, protocol_help};
+pub use self::lifecycle::Shutdown;
+pub use self::progress::Progress;
+pub use self::wait::Wait;
+
+pub(crate) use self::lifecycle::Lifecycle;
+pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
+pub(crate) use self::progress::{Driver, Led};
+pub(crate) use self::builder::check_protocol;
+pub(crate) use self::wait::{block_on, run_blocking};
+
+use crate::address::Address;
+use crate::buffer::{Buffer, Payload};
+use crate::client::{Lookup, Peer};
+use crate::error::{HandlerError, ListenError, RegisterError};
+use crate::exec::Pools;
+use crate::limits::Limits;
+use crate::rpc::{ProviderId, Rpc, RpcId};
+use crate::server::{Handler, Provider, RawResponder, Registration, Registry, Request, Responder};
+use crate::transport::{Acceptor, CallId, Link, LinkError, LinkEvents, LoopbackLink, PeerLimits, Transport};
+use crate::wire::{Refusal, RequestHead};
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
+
+/// A running instance of the framework: listens, calls, or both.
+///
+/// Cheap to clone; all clones are one engine. It ends with [`Engine::shutdown`], or when the last clone is dropped (at
+/// once then, without waiting for running handlers). A handler that captures a clone keeps the engine alive until
+/// [`Engine::shutdown`] or until it is deregistered.
+///
+/// ```
+/// # use margo_rs::{Engine, Rpc, Wait};
+/// const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
+///
+/// let server = Engine::listen("tcp://127.0.0.1").wait()?;
+/// server.register(SUM, |_request, (a, b)| async move { Ok(a + b) })?;
+///
+/// let client = Engine::connect("tcp")?;
+/// let endpoint = client.lookup(server.address()).wait()?;
+/// assert_eq!(endpoint.call(SUM, &(1, 2)).wait()?, 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    handle: Arc<Handle>,
+}
+
+/// Ends the engine with its last clone.
+struct Handle {
+    core: Arc<Core>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.core.abandon();
+    }
+}
+
+/// What all parts of an engine share.
+pub(crate) struct Core {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) driver: Driver,
+    pub(crate) limits: Limits,
+    pub(crate) registry: Registry,
+    pub(crate) pools: Pools,
+    pub(crate) lifecycle: Lifecycle,
+    address: Address,
+    listening: bool,
+    peers: Mutex<HashMap<Address, Weak<Peer>>>,
+    links: Mutex<HashMap<usize, Weak<LinkState>>>,
+    local: OnceLock<Arc<LinkState>>,
+    /// Requests being served, on all links.
+    serving: AtomicUsize,
+}
+
+impl Engine {
+    /// Starts an engine that listens, with default options.
+    ///
+    /// `address` is a protocol (`tcp`) or an address (`tcp://127.0.0.1:0`, `tcp://eth0`, `tcp://[::1]:7000`). A
+    /// protocol alone listens on an interface that other hosts can reach.
+    ///
+    /// # Errors
+    /// A malformed address, a protocol that is not there, an unknown interface, a taken port.
+    pub async fn listen(address: impl AsRef<str>) -> Result<Engine, ListenError> {
+        Self::builder(address).listen().await
+    }
+
+    /// Starts an engine that only makes calls, with default options. `protocol` may also be the address of a server:
+    /// its protocol is taken.
+    ///
+    /// # Errors
+    /// A malformed address or a protocol that is not there.
+    pub fn connect(protocol: impl AsRef<str>) -> Result<Engine, ListenError> {
+        Self::builder(protocol).connect()
+    }
+
+    /// An engine with options.
+    pub fn builder(address: impl AsRef<str>) -> Builder {
+        Builder::new(address.as_ref())
+    }
+
+    /// Where others reach this engine; the protocol alone if it does not listen.
+    pub fn address(&self) -> &Address {
+        &self.core().address
+    }
+
+    /// Whether other engines can reach this one.
+    pub fn is_listening(&self) -> bool {
+        self.core().listening
+    }
+
+    /// Finds a server and connects to it, unless a connection is there already.
+    ///
+    /// The returned future does nothing until it is polled; dropping it is harmless. An engine that looks up its own
+    /// address gets an endpoint whose calls stay in the process.
+    pub fn lookup(&self, address: impl AsRef<str>) -> Lookup {
+        Lookup::new(self.core().clone(), address.as_ref())
+    }
+
+    /// Registers an asynchronous handler.
+    ///
+    /// The handler's future is polled first on the progress thread and moves to the pool if it is not done at once:
+    /// it must not block. What it returns is the response; an error or a panic reaches the caller as
+    /// [`CallError::Handler`](crate::CallError::Handler). When the caller cancels, goes away or its deadline passes on
+    /// its side, the future is dropped; use a task of your own for work that must not stop half-way.
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered already.
+    pub fn register<In, Out, F, Fut>(&self, rpc: Rpc<In, Out>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        F: Fn(Request, In) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+    {
+        self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::future(handler))
+    }
+
+    /// Registers a handler that may block; it runs on a thread of the pool's blocking threads.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_blocking<In, Out, F>(&self, rpc: Rpc<In, Out>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        F: Fn(Request, In) -> Result<Out, HandlerError> + Send + Sync + 'static,
+    {
+        self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::blocking(handler))
+    }
+
+    /// Registers a handler that answers through a [`Responder`], now or later, from any task or thread.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_deferred<In, Out, F, Fut>(&self, rpc: Rpc<In, Out>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        F: Fn(Request, In, Responder<Out>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::deferred(handler))
+    }
+
+    /// Registers a handler of raw bytes: what the caller encoded, without Margo's header.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_raw<F, Fut>(&self, name: &str, provider: ProviderId, handler: F) -> Result<RpcId, RegisterError>
+    where
+        F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.add(name, provider, false, Handler::raw(handler))
+    }
+
+    /// Takes back an RPC without a provider. Requests that are being served go on. `false` if it was not registered.
+    pub fn deregister<In, Out>(&self, rpc: Rpc<In, Out>) -> bool {
+        self.deregister_raw(rpc.name(), ProviderId::DEFAULT)
+    }
+
+    /// Takes back the RPC of this name at this provider. `false` if it was not registered.
+    pub fn deregister_raw(&self, name: &str, provider: ProviderId) -> bool {
+        self.core().registry.remove(name, provider)
+    }
+
+    /// A provider under the given id: a group of RPCs with a pool and an identity of its own.
+    pub fn provider(&self, id: ProviderId) -> Provider {
+        Provider::new(self.clone(), id)
+    }
+
+    /// Lets peers end this engine with Margo's `__shutdown__` RPC when `guard` agrees; without this call they are
+    /// refused. The guard sees the request with its peer, of whom nothing is proven: allow it only where the network
+    /// is trusted, or decide with an authenticated RPC instead.
+    pub fn enable_remote_shutdown(&self, guard: impl Fn(&Request) -> bool + Send + Sync + 'static) {
+        self.core().lifecycle.allow_remote_shutdown(Box::new(guard));
+    }
+
+    /// Runs `callback` when the engine ends, before the network stops: calls can still be made. The last one pushed
+    /// runs first.
+    pub fn push_prefinalize_callback(&self, callback: impl FnOnce() + Send + 'static) {
+        self.core().lifecycle.push_prefinalize(Box::new(callback));
+    }
+
+    /// Runs `callback` when the engine has ended and the network has stopped. The last one pushed runs first.
+    pub fn push_finalize_callback(&self, callback: impl FnOnce() + Send + 'static) {
+        self.core().lifecycle.push_finalize(Box::new(callback));
+    }
+
+    /// Ends the engine: no new requests are taken, running handlers get the grace period of
+    /// [`Limits::shutdown_grace`], callbacks run, connections close, outstanding calls fail.
+    ///
+    /// It begins at once and goes on even if the returned future is dropped. A second call waits for the same end.
+    pub fn shutdown(&self) -> Shutdown {
+        self.core().begin_shutdown();
+        Shutdown::new(self.core().clone())
+    }
+
+    /// Waits until the engine has ended, by [`Engine::shutdown`] or remotely.
+    pub fn wait(&self) -> Shutdown {
+        Shutdown::new(self.core().clone())
+    }
+
+    /// Calls of this engine in flight and requests being served by it.
+    pub fn load(&self) -> Load {
+        let core = self.core();
+        Load {
+            calls: core.driver.outstanding(),
+            requests: core.serving.load(Ordering::Acquire),
+            links: core.links.lock().values().filter(|link| link.strong_count() > 0).count(),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.handle.core
+    }
+
+    pub(crate) fn add(
+        &self,
+        name: &str,
+        provider: ProviderId,
+        response_disabled: bool,
+        handler: Handler,
+    ) -> Result<RpcId, RegisterError> {
+        self.core().register(Registration::new(name, provider, response_disabled, handler, None))
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("address", self.address()).field("load", &self.load()).finish_non_exhaustive()
+    }
+}
+
+/// What an engine is busy with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Load {
+    /// Calls made and not answered.
+    pub calls: usize,
+    /// Requests taken and not answered.
+    pub requests: usize,
+    /// Connections, whoever opened them, and the engine's link to itself.
+    pub links: usize,
+}
+
+impl Core {
+    pub(crate) fn is_running(&self) -> bool {
+        self.lifecycle.is_running()
+    }
+
+    pub(crate) fn register(&self, registration: Registration) -> Result<RpcId, RegisterError> {
+        if !self.is_running() {
+            return Err(RegisterError::ShutDown);
+        }
+        self.registry.insert(registration)
+    }
+
+    /// Counts a request in, unless the engine serves too many.
+    fn request_starts(&self) -> bool {
+        if self.serving.fetch_add(1, Ordering::AcqRel) < self.limits.max_in_flight_total {
+            return true;
+        }
+        self.serving.fetch_sub(1, Ordering::AcqRel);
+        false
+    }
+
+    fn request_ends(&self) {
+        if self.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.lifecycle.drained();
+        }
+    }
+
+    /// The peer at an address that was resolved, shared by all who look it up.
+    pub(crate) fn peer(self: &Arc<Self>, address: &Address) -> Arc<Peer> {
+        let mut peers = self.peers.lock();
+        if let Some(peer) = peers.get(address).and_then(Weak::upgrade) {
+            return peer;
+        }
+        peers.retain(|_, peer| peer.strong_count() > 0);
+        let peer = Arc::new(Peer::dialed(self.clone(), address.clone()));
+        peers.insert(address.clone(), Arc::downgrade(&peer));
+        peer
+    }
+
+    /// The engine's link to itself.
+    pub(crate) fn local(self: &Arc<Self>) -> Arc<LinkState> {
+        let make = || {
+            let loopback = Arc::new(LoopbackLink::new(self.address.clone()));
+            let link: Arc<dyn Link> = loopback.clone();
+            let state = LinkState::new(self, self.address.clone(), true);
+            let events: Arc<dyn LinkEvents> = state.clone();
+            loopback.attach(Arc::downgrade(&events));
+            let limits = PeerLimits {
+                max_in_flight: self.limits.max_in_flight,
+                max_message: self.limits.max_message,
+                max_bytes: self.limits.max_bytes,
+            };
+            state.on_up(&link, limits);
+            state
+        };
+        self.local.get_or_init(make).clone()
+    }
+
+    pub(crate) fn own_address(&self) -> &Address {
+        &self.address
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        self.listening
+    }
+
+    fn track(&self, link: &Arc<LinkState>) {
+        self.links.lock().insert(Arc::as_ptr(link).addr(), Arc::downgrade(link));
+    }
+
+    fn untrack(&self, link: &LinkState) {
+        self.links.lock().remove(&std::ptr::from_ref(link).addr());
+    }
+
+    fn links(&self) -> Vec<Arc<LinkState>> {
+        self.links.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Ends calls whose deadline has passed; returns the next deadline.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut next = self.lifecycle.expire(now);
+        for link in self.links() {
+            let (expired, earliest) = link.calls.expire(now);
+            if let Some(transport) = link.link() {
+                for call in expired {
+                    transport.cancel(call);
+                }
+            }
+            next = match (next, earliest) {
+                (Some(next), Some(earliest)) => Some(next.min(earliest)),
+                (one, other) => one.or(other),
+            };
+        }
+        next
+    }
+
+    /// Wakes a caller so that it drives the transport, or leaves that to the progress thread.
+    pub(crate) fn pass_lead_on(&self, link: &LinkState) {
+        self.driver.step_back();
+        if link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one()) {
+            return;
+        }
+        self.driver.hand_over();
+    }
+}
+
+/// Takes in the links that peers open.
+struct Accepting {
+    core: Weak<Core>,
+}
+
+impl Acceptor for Accepting {
+    fn accept(&self, link: Arc<dyn Link>) -> Arc<dyn LinkEvents> {
+        match self.core.upgrade() {
+            Some(core) => {
+                let state = LinkState::new(&core, link.peer().clone(), false);
+                state.attach(link);
+                state
+            }
+            None => Arc::new(Nobody),
+        }
+    }
+}
+
+/// Takes the events of a link that came up while its engine ended.
+struct Nobody;
+
+impl LinkEvents for Nobody {
+    fn on_up(&self, link: &Arc<dyn Link>, _: PeerLimits) {
+        link.close("the engine was shut down");
+    }
+
+    fn on_request(&self, _: CallId, _: RequestHead, _: Payload<'_>) {}
+    fn on_request_refused(&self, _: CallId, _: RequestHead, _: Refusal) {}
+    fn on_response(&self, _: CallId, _: Payload<'_>) {}
+    fn on_refused(&self, _: CallId, _: Refusal) {}
+    fn on_cancel(&self, _: CallId) {}
+    fn on_go_away(&self) {}
+    fn on_lost(&self, _: &LinkError) {}
+}

@@ -1,0 +1,336 @@
+//! Who drives the transport, and how waiting is done.
+//!
+//! Waking a parked thread costs more than a whole round trip, so whoever waits for an answer drives the transport
+//! himself (he *leads*) for a bounded time, and parks only after it. Each engine also has one progress thread, which
+//! leads when nobody else does: it serves requests, runs deadlines, and sleeps in the transport's `park`, without a
+//! single wake-up while nothing happens.
+//!
+//! In an engine that only makes calls, the thread stays out of the way while callers lead: it looks only every
+//! [`LEASE`] whether they still do. That bounds what a caller can delay others by when its task is not polled although
+//! it leads.
+
+use crate::transport::{Polled, Transport};
+use parking_lot::{Condvar, Mutex};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often the progress thread looks whether callers still lead.
+const LEASE: Duration = Duration::from_millis(4);
+/// After this many waits in a row that outlasted the budget, callers park at once...
+const MISSES_MAX: u32 = 8;
+/// ...except that every so many calls one tries again.
+const RETRY_EVERY: u32 = 16;
+
+/// How long a thread that waits keeps looking before it parks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Progress {
+    /// Look for the given time, giving the processor to others in between, then park. The default, with 50 µs.
+    Adaptive(Duration),
+    /// Never park while a call is in flight, and never in a listening engine: lowest latency, one full core.
+    Busy,
+    /// Park at once: lowest processor time, highest latency.
+    Park,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress::Adaptive(Duration::from_micros(50))
+    }
+}
+
+impl Progress {
+    /// `None` means without end.
+    fn budget(self) -> Option<Duration> {
+        match self {
+            Progress::Adaptive(budget) => Some(budget),
+            Progress::Busy => None,
+            Progress::Park => Some(Duration::ZERO),
+        }
+    }
+}
+
+thread_local! {
+    /// The engine whose transport this thread is inside of (the driver's address), or 0.
+    static POLLING: Cell<usize> = const { Cell::new(0) };
+    /// The engine whose progress thread this is, or 0.
+    static PROGRESS_THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The state that leaders and the progress thread share.
+pub(crate) struct Driver {
+    transport: Arc<dyn Transport>,
+    progress: Progress,
+    listening: bool,
+    /// Calls of ours in flight, on all links.
+    outstanding: AtomicUsize,
+    /// A caller leads, or has been woken to lead.
+    led: AtomicBool,
+    /// Grows with each time a caller led.
+    leads: AtomicU64,
+    /// The leader gave up: the progress thread must not wait for the lease.
+    handed_over: AtomicBool,
+    misses: AtomicU32,
+    lonely_calls: AtomicU32,
+    epoch: Instant,
+    /// The earliest deadline known, in nanoseconds after `epoch`; may be too early, never too late.
+    next_deadline: AtomicU64,
+    stopped: AtomicBool,
+    lease: Mutex<()>,
+    lease_ends: Condvar,
+}
+
+/// What came of leading.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Led {
+    /// What was waited for is there.
+    Done,
+    /// Others' answers came in.
+    Others,
+    /// Nothing came within the budget, or leading is not possible here.
+    GaveUp,
+}
+
+impl Driver {
+    pub(crate) fn new(transport: Arc<dyn Transport>, progress: Progress, listening: bool) -> Self {
+        Self {
+            transport,
+            progress,
+            listening,
+            outstanding: AtomicUsize::new(0),
+            led: AtomicBool::new(false),
+            leads: AtomicU64::new(0),
+            handed_over: AtomicBool::new(false),
+            misses: AtomicU32::new(0),
+            lonely_calls: AtomicU32::new(0),
+            epoch: Instant::now(),
+            next_deadline: AtomicU64::new(u64::MAX),
+            stopped: AtomicBool::new(false),
+            lease: Mutex::new(()),
+            lease_ends: Condvar::new(),
+        }
+    }
+
+    /// Whether this thread is inside this engine's transport right now.
+    pub(crate) fn is_polling_here(&self) -> bool {
+        POLLING.get() == self.key()
+    }
+
+    /// Whether this is the engine's own thread.
+    pub(crate) fn is_progress_thread(&self) -> bool {
+        PROGRESS_THREAD.get() == self.key()
+    }
+
+    fn key(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn poll(&self) -> Polled {
+        struct Restore(usize);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                POLLING.set(self.0);
+            }
+        }
+        let _restore = Restore(POLLING.replace(self.key()));
+        self.transport.poll()
+    }
+
+    /// A call starts. `true` if it is the only one in flight.
+    pub(crate) fn call_starts(&self, deadline: Instant) -> bool {
+        self.watch_deadline(deadline);
+        self.outstanding.fetch_add(1, Ordering::SeqCst) == 0
+    }
+
+    /// Makes sure that `expire` is called at the deadline. What expires must be findable before this.
+    pub(crate) fn watch_deadline(&self, deadline: Instant) {
+        let at = deadline.saturating_duration_since(self.epoch).as_nanos() as u64;
+        if self.next_deadline.fetch_min(at, Ordering::AcqRel) > at {
+            self.transport.unpark();
+        }
+    }
+
+    /// A call has ended.
+    pub(crate) fn call_ends(&self) {
+        self.outstanding.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Calls of ours in flight.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.load(Ordering::SeqCst)
+    }
+
+    /// Whether a call that is alone in flight should let other tasks of its executor run once before it leads, to find
+    /// out whether they have calls to make.
+    pub(crate) fn should_probe(&self) -> bool {
+        self.lonely_calls.fetch_add(1, Ordering::Relaxed) % RETRY_EVERY == RETRY_EVERY - 1
+    }
+
+    /// Makes the caller the leader, if nobody is and leading is possible here.
+    pub(crate) fn elect(&self) -> bool {
+        !self.is_polling_here()
+            && !self.led.load(Ordering::Relaxed)
+            && self.led.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    }
+
+    /// The leader steps back because its own wait is over, and nobody else waits.
+    pub(crate) fn step_back(&self) {
+        self.led.store(false, Ordering::SeqCst);
+    }
+
+    /// The leader steps back and the progress thread takes over now.
+    pub(crate) fn hand_over(&self) {
+        self.handed_over.store(true, Ordering::SeqCst);
+        self.led.store(false, Ordering::SeqCst);
+        // The thread may be about to wait: with the lock it either has seen the change or gets the signal.
+        drop(self.lease.lock());
+        self.lease_ends.notify_one();
+        if self.progress == Progress::Busy {
+            self.transport.unpark();
+        }
+    }
+
+    /// Drives the transport as its leader until `done`, the deadline, or the end of the budget.
+    pub(crate) fn lead(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> Led {
+        if self.is_polling_here() {
+            return Led::GaveUp;
+        }
+        let misses = self.misses.load(Ordering::Relaxed);
+        let mut budget = self.progress.budget();
+        if misses >= MISSES_MAX && budget.is_some() {
+            self.misses.store(if misses >= MISSES_MAX + RETRY_EVERY { MISSES_MAX - 1 } else { misses + 1 }, Ordering::Relaxed);
+            budget = Some(Duration::ZERO);
+        }
+        self.leads.fetch_add(1, Ordering::Release);
+        let start = Instant::now();
+        loop {
+            let polled = self.poll();
+            if done() {
+                self.misses.store(0, Ordering::Relaxed);
+                return Led::Done;
+            }
+            if polled == Polled::Progress && self.outstanding() > 1 {
+                return Led::Others;
+            }
+            let now = Instant::now();
+            if now >= deadline || budget.is_some_and(|budget| now - start >= budget) {
+                if misses < MISSES_MAX {
+                    self.misses.store(misses + 1, Ordering::Relaxed);
+                }
+                return Led::GaveUp;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Ends the progress thread.
+    pub(crate) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        drop(self.lease.lock());
+        self.lease_ends.notify_one();
+        self.transport.unpark();
+    }
+
+    /// Makes the progress thread look at its deadlines.
+    pub(crate) fn kick(&self) {
+        drop(self.lease.lock());
+        self.lease_ends.notify_one();
+        self.transport.unpark();
+    }
+
+    /// The progress thread. `expire` ends what is due and returns the next time it must be called.
+    pub(crate) fn run(&self, expire: impl Fn(Instant) -> Option<Instant>) {
+        PROGRESS_THREAD.set(self.key());
+        let mut seen = self.leads.load(Ordering::Acquire);
+        while !self.stopped.load(Ordering::SeqCst) {
+            let leads = self.leads.load(Ordering::Acquire);
+            let handed_over = self.handed_over.swap(false, Ordering::SeqCst);
+            if !self.listening && !handed_over && (leads != seen || self.led.load(Ordering::SeqCst)) {
+                if leads == seen {
+                    // Somebody leads and has not been polled for a whole lease.
+                    self.poll();
+                }
+                seen = leads;
+                let mut lease = self.lease.lock();
+                if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
+                    self.lease_ends.wait_for(&mut lease, LEASE);
+                }
+                drop(lease);
+                self.expire_if_due(&expire);
+                continue;
+            }
+            seen = leads;
+            self.serve(seen);
+            self.expire_if_due(&expire);
+            if self.stopped.load(Ordering::SeqCst) || (!self.listening && self.led.load(Ordering::SeqCst)) {
+                continue;
+            }
+            if self.progress == Progress::Busy && (self.listening || self.outstanding() > 0) {
+                continue;
+            }
+            self.transport.park(self.wake_at());
+        }
+    }
+
+    /// Handles what there is until nothing has come for the budget, or callers lead.
+    fn serve(&self, seen: u64) {
+        let budget = match self.progress.budget() {
+            Some(budget) if self.listening || self.outstanding() > 0 => budget,
+            Some(_) => Duration::ZERO,
+            None => LEASE,
+        };
+        let mut quiet_since: Option<Instant> = None;
+        loop {
+            if self.stopped.load(Ordering::SeqCst)
+                || (!self.listening && (self.led.load(Ordering::SeqCst) || self.leads.load(Ordering::Acquire) != seen))
+            {
+                return;
+            }
+            match self.poll() {
+                Polled::Progress => quiet_since = None,
+                Polled::Idle | Polled::Busy => {
+                    let now = Instant::now();
+                    if now - *quiet_since.get_or_insert(now) >= budget {
+                        return;
+                    }
+                    thread::yield_now();
+                }
+            }
+        }
+    }
+
+    fn expire_if_due(&self, expire: &impl Fn(Instant) -> Option<Instant>) {
+        let now = Instant::now();
+        let due = self.next_deadline.load(Ordering::Acquire);
+        if due == u64::MAX || now < self.epoch + Duration::from_nanos(due) {
+            return;
+        }
+        // From here on, calls that start state their deadline anew.
+        self.next_deadline.store(u64::MAX, Ordering::SeqCst);
+        if let Some(next) = expire(now) {
+            let at = next.saturating_duration_since(self.epoch).as_nanos() as u64;
+            self.next_deadline.fetch_min(at, Ordering::AcqRel);
+        }
+    }
+
+    fn wake_at(&self) -> Option<Instant> {
+        let deadline = match self.next_deadline.load(Ordering::Acquire) {
+            u64::MAX => None,
+            at => Some(self.epoch + Duration::from_nanos(at)),
+        };
+        match (deadline, self.transport.next_timer()) {
+            (Some(deadline), Some(timer)) => Some(deadline.min(timer)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    /// Asks for a run of the deadlines at `at`.
+    pub(crate) fn remind(&self, at: Instant) {
+        let at = at.saturating_duration_since(self.epoch).as_nanos() as u64;
+        self.next_deadline.fetch_min(at, Ordering::AcqRel);
+        self.kick();
+    }
+}

@@ -1,0 +1,53 @@
+//! What an engine accepts, and for how long it waits.
+
+use std::time::Duration;
+
+/// Bounds on what peers may make an engine hold, and the times it waits.
+///
+/// The first three are stated to each peer in the handshake: an engine of this crate slows its callers down before it
+/// would pass them. A peer that passes them all the same is told `Overloaded`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Largest payload of a request or response, in bytes. Default 64 MiB.
+    pub max_message: u64,
+    /// Requests in flight on one connection. Default 4096.
+    pub max_in_flight: u32,
+    /// Payload bytes of requests in flight on one connection. Default 256 MiB.
+    pub max_bytes: u64,
+    /// Requests in flight in the whole engine. Default 65,536.
+    pub max_in_flight_total: usize,
+    /// Bytes of responses waiting for one slow peer, past which no more of its requests are read. Default 64 MiB.
+    pub max_queued: usize,
+    /// Connections accepted at a time. Default 65,536 (the descriptor limit of the process may be lower).
+    pub max_connections: usize,
+    /// Time a new connection has for its handshake. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// Time a connection attempt may take. Default 5 s.
+    pub connect_timeout: Duration,
+    /// Silence after which the kernel probes whether a peer's host is still there. It is probed three times, at a
+    /// fifth of this time each. Default 10 s.
+    pub keepalive: Duration,
+    /// Time that running handlers get to end at shutdown. Default 5 s.
+    pub shutdown_grace: Duration,
+    /// Deadline of a call that names none. Default 30 s.
+    pub default_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_message: 64 << 20,
+            max_in_flight: 4096,
+            max_bytes: 256 << 20,
+            max_in_flight_total: 65_536,
+            max_queued: 64 << 20,
+            max_connections: 65_536,
+            handshake_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(5),
+            keepalive: Duration::from_secs(10),
+            shutdown_grace: Duration::from_secs(5),
+            default_timeout: Duration::from_secs(30),
+        }
+    }
+}

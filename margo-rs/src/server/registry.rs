@@ -1,0 +1,54 @@
+//! The RPCs that an engine serves.
+
+use super::handler::Registration;
+use crate::error::RegisterError;
+use crate::rpc::{ProviderId, RpcId};
+use parking_lot::RwLock;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+/// Registrations by id. Two names with one id are told apart when they are registered, since on the wire they are not.
+#[derive(Default)]
+pub(crate) struct Registry {
+    by_id: RwLock<HashMap<RpcId, Arc<Registration>>>,
+}
+
+impl Registry {
+    pub(crate) fn insert(&self, registration: Registration) -> Result<RpcId, RegisterError> {
+        let id = registration.id;
+        match self.by_id.write().entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::new(registration));
+                Ok(id)
+            }
+            Entry::Occupied(entry) => {
+                let (name, provider) = (registration.name, id.provider_id());
+                let other = entry.get().name.clone();
+                Err(if name == other {
+                    RegisterError::Exists { name, provider }
+                } else {
+                    RegisterError::Collision { name, other, provider }
+                })
+            }
+        }
+    }
+
+    pub(crate) fn find(&self, id: RpcId) -> Option<Arc<Registration>> {
+        self.by_id.read().get(&id).cloned()
+    }
+
+    pub(crate) fn remove(&self, name: &str, provider: ProviderId) -> bool {
+        let removed = match self.by_id.write().entry(RpcId::new(name, provider)) {
+            Entry::Occupied(entry) if entry.get().name == name => Some(entry.remove()),
+            _ => None,
+        };
+        // Dropped outside of the lock: a handler may own anything.
+        removed.is_some()
+    }
+
+    pub(crate) fn clear(&self) {
+        let all = std::mem::take(&mut *self.by_id.write());
+        drop(all);
+    }
+}

@@ -1,0 +1,123 @@
+//! Requests that are being served, and how they are cancelled.
+
+use crate::engine::LinkState;
+use crate::transport::CallId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Poll, Waker};
+
+const CANCELLED: u8 = 1;
+const ANSWERED: u8 = 2;
+/// In the link's table.
+const LISTED: u8 = 4;
+
+/// A request from its arrival to its answer.
+pub(crate) struct InFlight {
+    link: Arc<LinkState>,
+    call: CallId,
+    state: AtomicU8,
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl InFlight {
+    pub(crate) fn new(link: Arc<LinkState>, call: CallId) -> Arc<Self> {
+        Arc::new(Self { link, call, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
+    }
+
+    pub(crate) fn link(&self) -> &Arc<LinkState> {
+        &self.link
+    }
+
+    pub(crate) fn call(&self) -> CallId {
+        self.call
+    }
+
+    /// Lets the request be cancelled from now on. One that is answered at once never needs it.
+    pub(crate) fn make_cancellable(self: &Arc<Self>) {
+        if self.state.load(Ordering::Acquire) & LISTED == 0 {
+            self.link.running.list(self);
+        }
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.state.load(Ordering::Acquire) & CANCELLED != 0
+    }
+
+    /// Done when the request is cancelled.
+    pub(crate) fn poll_cancelled(&self, waker: &Waker) -> Poll<()> {
+        if self.is_cancelled() {
+            return Poll::Ready(());
+        }
+        let mut wakers = self.wakers.lock();
+        if !wakers.iter().any(|other| other.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+        drop(wakers);
+        if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The request has its answer, or nobody will give one. Called once.
+    pub(crate) fn end(&self) {
+        if self.state.fetch_or(ANSWERED, Ordering::AcqRel) & LISTED != 0 {
+            self.link.running.entries.lock().by_call.remove(&self.call);
+        }
+        self.link.end_request();
+    }
+
+    fn cancel(&self) {
+        self.state.fetch_or(CANCELLED, Ordering::AcqRel);
+        for waker in std::mem::take(&mut *self.wakers.lock()) {
+            waker.wake();
+        }
+    }
+}
+
+/// The requests of one link that can be cancelled.
+#[derive(Default)]
+pub(crate) struct Running {
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_call: HashMap<CallId, Arc<InFlight>>,
+    /// The link is gone: everything counts as cancelled.
+    all_cancelled: bool,
+}
+
+impl Running {
+    fn list(&self, request: &Arc<InFlight>) {
+        let mut entries = self.entries.lock();
+        entries.by_call.insert(request.call, request.clone());
+        let before = request.state.fetch_or(LISTED, Ordering::AcqRel);
+        if before & ANSWERED != 0 {
+            entries.by_call.remove(&request.call);
+        }
+        if entries.all_cancelled {
+            drop(entries);
+            request.cancel();
+        }
+    }
+
+    /// The caller no longer waits for the response.
+    pub(crate) fn cancel(&self, call: CallId) {
+        let request = self.entries.lock().by_call.get(&call).cloned();
+        if let Some(request) = request {
+            request.cancel();
+        }
+    }
+
+    /// The link is gone.
+    pub(crate) fn cancel_all(&self) {
+        let requests: Vec<_> = {
+            let mut entries = self.entries.lock();
+            entries.all_cancelled = true;
+            entries.by_call.values().cloned().collect()
+        };
+        for request in requests {
+            request.cancel();
+        }
+    }
+}

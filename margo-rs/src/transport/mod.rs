@@ -1,0 +1,173 @@
+//! The contract that every transport meets.
+//!
+//! A transport carries whole requests and responses between engines; it knows nothing of handlers, deadlines or
+//! values. The engine above drives it and gives it two kinds of callbacks: an [`Acceptor`] for links that peers open,
+//! and [`LinkEvents`] for what arrives on a link.
+//!
+//! # Guarantees
+//!
+//! | | `native+tcp` | calls to self |
+//! |---|---|---|
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | yes |
+//! | a request is delivered | at most once | at most once |
+//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes |
+//! | a peer process that dies is noticed | at once | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) | |
+//! | responses may be larger than requests | yes | yes |
+//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same |
+//! | user of the peer known | no | yes, it is this process |
+//!
+//! What every transport owes the engine:
+//! * For each request that [`Link::request`] took and that wants a response, exactly one of: one
+//!   [`LinkEvents::on_response`], one [`LinkEvents::on_refused`], or one [`LinkEvents::on_lost`] for the whole link.
+//!   A transport may deliver a response twice (a network may duplicate); the engine ignores the second.
+//! * [`LinkEvents::on_lost`] is the last event of a link, and comes exactly once for each link that was handed out.
+//! * Callbacks come from inside [`Transport::poll`] only, except `on_lost`, which may also come from inside any call
+//!   on the link. No lock that [`Link`]'s methods need is held during a callback.
+//! * Nothing blocks except [`Transport::park`].
+
+pub mod tcp;
+
+mod loopback;
+
+pub(crate) use loopback::LoopbackLink;
+
+use crate::address::Address;
+use crate::buffer::{Buffer, Payload};
+use crate::error::ConnectError;
+use crate::wire::{Refusal, RequestHead};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Names a call on its link: chosen by the caller for requests going out, by the peer for requests coming in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// When queued bytes go out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Before the method returns, as far as the transport takes them.
+    Now,
+    /// With the next [`Transport::poll`] or [`Link::flush`], so that many go out together.
+    Later,
+}
+
+/// What one call of [`Transport::poll`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Polled {
+    /// Another thread is inside `poll`.
+    Busy,
+    /// There was nothing to do.
+    Idle,
+    /// Something arrived or was sent.
+    Progress,
+}
+
+/// What a peer accepts, known once its link is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Requests in flight on this link.
+    pub max_in_flight: u32,
+    /// Largest payload in bytes.
+    pub max_message: u64,
+    /// Payload bytes of requests in flight on this link.
+    pub max_bytes: u64,
+}
+
+/// One way of carrying requests and responses.
+pub trait Transport: Send + Sync + 'static {
+    /// The address that peers reach this engine at; the protocol alone if it does not listen.
+    fn address(&self) -> Address;
+
+    /// Begins to open a link, without blocking. It ends in [`LinkEvents::on_up`] or [`LinkEvents::on_lost`].
+    ///
+    /// # Errors
+    /// The address is not one of this transport's, or the operating system refuses at once. No event follows then.
+    fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError>;
+
+    /// Sends what waits and handles what arrived, once, without blocking. Any thread may call it; one at a time gets
+    /// in.
+    fn poll(&self) -> Polled;
+
+    /// Blocks until something may have arrived, [`Transport::unpark`] was called, or `until` has passed. Called by
+    /// one thread at a time; others may be inside [`Transport::poll`] meanwhile.
+    fn park(&self, until: Option<Instant>);
+
+    /// Ends the current or the next [`Transport::park`].
+    fn unpark(&self);
+
+    /// When [`Transport::poll`] must be called next even if nothing arrives (a handshake that runs out of time).
+    fn next_timer(&self) -> Option<Instant>;
+
+    /// Accepts no further links; tells peers to send no further requests.
+    fn stop_accepting(&self);
+
+    /// Closes every link and frees what the transport holds. Links still open get [`LinkEvents::on_lost`].
+    fn close(&self);
+}
+
+/// A way to one peer.
+pub trait Link: Send + Sync + 'static {
+    /// The peer, as far as it is known: for links that peers opened, where they came from.
+    fn peer(&self) -> &Address;
+
+    /// Sends a request. A link that is not up yet keeps it until it is.
+    fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush);
+
+    /// Answers a request that came in on this link.
+    fn respond(&self, call: CallId, payload: Buffer, flush: Flush);
+
+    /// Takes back a request as far as that is possible, and tells the peer.
+    fn cancel(&self, call: CallId);
+
+    /// Sends what waits, as far as the transport takes it.
+    fn flush(&self);
+
+    /// Bytes that wait to be sent.
+    fn queued(&self) -> usize;
+
+    /// Ends the link; outstanding calls fail with `reason`.
+    fn close(&self, reason: &str);
+}
+
+/// What happens on a link.
+pub trait LinkEvents: Send + Sync + 'static {
+    /// The peer answered on `link`; requests flow from now on.
+    fn on_up(&self, link: &Arc<dyn Link>, limits: PeerLimits);
+
+    /// A request came in.
+    fn on_request(&self, call: CallId, head: RequestHead, payload: Payload<'_>);
+
+    /// A request came in that breaks a limit; it was not read.
+    fn on_request_refused(&self, call: CallId, head: RequestHead, refusal: Refusal);
+
+    /// The response to a call came in.
+    fn on_response(&self, call: CallId, payload: Payload<'_>);
+
+    /// A call will get no response though the link lives on.
+    fn on_refused(&self, call: CallId, refusal: Refusal);
+
+    /// The peer no longer wants the response to its request.
+    fn on_cancel(&self, call: CallId);
+
+    /// The peer takes no new requests.
+    fn on_go_away(&self);
+
+    /// The link is gone.
+    fn on_lost(&self, error: &LinkError);
+}
+
+/// Takes the links that peers open.
+pub trait Acceptor: Send + Sync + 'static {
+    /// A peer opened a link; its events go to what is returned.
+    fn accept(&self, link: Arc<dyn Link>) -> Arc<dyn LinkEvents>;
+}
+
+/// Why a link ended.
+#[derive(Debug, Clone)]
+pub enum LinkError {
+    /// It never came up.
+    Connect(ConnectError),
+    /// It was up, and ended.
+    Lost(String),
+}

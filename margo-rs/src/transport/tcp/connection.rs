@@ -1,0 +1,525 @@
+//! One TCP connection: handshake, reading, writing, closing.
+
+use super::Shared;
+use crate::address::Address;
+use crate::buffer::Buffer;
+use crate::error::ConnectError;
+use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
+use crate::wire::{Event, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, WriteJob};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// What is read at most from one connection before others get their turn, in bytes.
+const READ_QUANTUM: usize = 2 * 1024 * 1024;
+
+/// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
+const CLOSED_BY_PEER: &str = "the peer closed the connection";
+
+/// Phases of a connection, in order.
+mod phase {
+    /// The kernel is connecting.
+    pub(super) const CONNECTING: u8 = 0;
+    /// Connected; the peer's hello is awaited.
+    pub(super) const GREETING: u8 = 1;
+    /// Requests and responses flow.
+    pub(super) const UP: u8 = 2;
+    /// Over.
+    pub(super) const CLOSED: u8 = 3;
+}
+
+/// A connection, ours or the peer's.
+pub(super) struct Connection {
+    /// Its place in the transport's table.
+    pub(super) token: u64,
+    stream: TcpStream,
+    peer: Address,
+    /// The peer opened it.
+    accepted: bool,
+    phase: AtomicU8,
+    shared: Weak<Shared>,
+    this: Weak<Connection>,
+    /// Takes the events; gone once the connection is lost.
+    events: Mutex<Option<Arc<dyn LinkEvents>>>,
+    outbox: Mutex<Outbox>,
+    inbox: Mutex<Inbox>,
+    /// In the transport's list of connections with something to flush.
+    listed: AtomicBool,
+    lost: OnceLock<String>,
+}
+
+struct Outbox {
+    queue: Outbound,
+    job: WriteJob,
+    /// A thread is inside the write call.
+    writing: bool,
+    /// The socket is full.
+    blocked: bool,
+    /// Reading stopped because too much is queued.
+    reading_paused: bool,
+}
+
+enum Inbox {
+    /// The first bytes of the peer's hello.
+    Greeting { bytes: [u8; HELLO_LEN], received: usize },
+    Up { inbound: Inbound, events: Arc<dyn LinkEvents> },
+    Closed,
+}
+
+/// What came of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// Nothing was there.
+    Nothing,
+    /// Something was handled, and the socket is empty.
+    Drained,
+    /// Something was handled, and more may be there.
+    MoreToCome,
+}
+
+impl Connection {
+    /// A connection that is not yet watched. Events are known from the start for those that we open.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        token: u64,
+        stream: TcpStream,
+        peer: Address,
+        events: Option<Arc<dyn LinkEvents>>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            token,
+            stream,
+            peer,
+            accepted: events.is_none(),
+            phase: AtomicU8::new(phase::CONNECTING),
+            shared: Arc::downgrade(shared),
+            this: this.clone(),
+            events: Mutex::new(events),
+            outbox: Mutex::new(Outbox {
+                queue: Outbound::new(FRAME_MAX),
+                job: WriteJob::default(),
+                writing: false,
+                blocked: false,
+                reading_paused: false,
+            }),
+            inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
+            listed: AtomicBool::new(false),
+            lost: OnceLock::new(),
+        })
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::CLOSED
+    }
+
+    /// Whether the handshake is over, one way or the other.
+    pub(super) fn is_past_handshake(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= phase::UP
+    }
+
+    /// Whether the peer opened it.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    fn is_up(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::UP
+    }
+
+    /// Takes notice of readiness: connects on, writes on, reads. Called by the polling thread only.
+    pub(super) fn handle_ready(&self, scratch: &mut [u8]) -> ReadOutcome {
+        if self.phase.load(Ordering::Acquire) == phase::CONNECTING && !self.finish_connecting() {
+            return ReadOutcome::Nothing;
+        }
+        if self.outbox.lock().blocked {
+            self.flush();
+        }
+        self.read(scratch)
+    }
+
+    /// Whether the connection stands; sends our hello if it does.
+    fn finish_connecting(&self) -> bool {
+        match self.stream.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => {
+                self.fail_connecting(error);
+                return false;
+            }
+        }
+        if let Err(error) = self.stream.peer_addr() {
+            // Still connecting: the readiness was a stale one.
+            if error.kind() != ErrorKind::NotConnected {
+                self.fail_connecting(error);
+            }
+            return false;
+        }
+        self.greet();
+        true
+    }
+
+    /// Sends our hello: the first bytes on an empty socket, so they fit.
+    pub(super) fn greet(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        if self
+            .phase
+            .compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
+            return;
+        }
+        match rustix::net::send(&self.stream, &shared.hello().encode(), SendFlags::NOSIGNAL) {
+            Ok(HELLO_LEN) => {}
+            Ok(_) => self.fail("the handshake could not be sent"),
+            Err(error) => self.fail_connecting(error.into()),
+        }
+    }
+
+    /// Reads and hands over what is there, up to [`READ_QUANTUM`].
+    pub(super) fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
+        let mut inbox = self.inbox.lock();
+        let mut outcome = ReadOutcome::Nothing;
+        let mut taken = 0;
+        loop {
+            if self.is_closed() {
+                *inbox = Inbox::Closed;
+                return outcome;
+            }
+            let result = match &mut *inbox {
+                Inbox::Closed => return outcome,
+                Inbox::Greeting { bytes, received } => match self.receive(&mut bytes[*received..]) {
+                    Ok(Received { count, .. }) => {
+                        *received += count;
+                        if !Hello::may_begin_with(&bytes[..*received]) || *received == HELLO_LEN {
+                            let hello = Hello::decode(bytes);
+                            match hello.map_err(|error| error.to_string()).and_then(|hello| self.come_up(&hello)) {
+                                Ok(up) => *inbox = up,
+                                Err(reason) => {
+                                    drop(inbox);
+                                    self.refuse(reason);
+                                    return ReadOutcome::Drained;
+                                }
+                            }
+                            outcome = ReadOutcome::Drained;
+                        }
+                        // The next round finds out whether the socket is empty.
+                        Ok(Received { count, emptied: false })
+                    }
+                    Err(stop) => Err(stop),
+                },
+                Inbox::Up { inbound, events } => self.read_messages(inbound, &**events, scratch),
+            };
+            match result {
+                Ok(Received { count, emptied }) => {
+                    taken += count;
+                    outcome = ReadOutcome::Drained;
+                    if emptied {
+                        return outcome;
+                    }
+                    if taken >= READ_QUANTUM {
+                        return ReadOutcome::MoreToCome;
+                    }
+                    if self.pause_reading() {
+                        return outcome;
+                    }
+                }
+                Err(Stop::Empty) => return outcome,
+                Err(Stop::Failed(reason)) => {
+                    drop(inbox);
+                    self.fail(&reason);
+                    return ReadOutcome::Drained;
+                }
+            }
+        }
+    }
+
+    fn read_messages(
+        &self,
+        inbound: &mut Inbound,
+        events: &dyn LinkEvents,
+        scratch: &mut [u8],
+    ) -> Result<Received, Stop> {
+        let mut sink = |event: Event<'_>| match event {
+            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
+            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
+            Event::Response(call, payload) => events.on_response(CallId(call), payload),
+            Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
+            Event::Cancel(call) => {
+                self.outbox.lock().queue.abort_response(call);
+                events.on_cancel(CallId(call));
+            }
+            Event::GoAway => events.on_go_away(),
+        };
+        let broken = |error: crate::wire::WireError| Stop::Failed(format!("protocol error: {error}"));
+        if let Some((into, most)) = inbound.direct() {
+            let before = into.len();
+            // Appends what is there without clearing memory first; stops at `WouldBlock` and keeps what it has.
+            let ended = (&self.stream).take(most as u64).read_to_end(into);
+            let count = into.len() - before;
+            inbound.direct_done(count, &mut sink).map_err(broken)?;
+            return match ended {
+                Ok(_) if count < most => Err(Stop::Failed("the peer closed the connection in a message".to_owned())),
+                Ok(_) => Ok(Received { count, emptied: false }),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && count == 0 => Err(Stop::Empty),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received { count, emptied: true }),
+                Err(error) => Err(Stop::Failed(error.to_string())),
+            };
+        }
+        let received = self.receive(scratch)?;
+        inbound.handle(&scratch[..received.count], &mut sink).map_err(broken)?;
+        Ok(received)
+    }
+
+    fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
+        loop {
+            return match (&self.stream).read(into) {
+                Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
+                Ok(count) => Ok(Received { count, emptied: count < into.len() }),
+                Err(error) => match error.kind() {
+                    ErrorKind::Interrupted => continue,
+                    ErrorKind::WouldBlock => Err(Stop::Empty),
+                    _ => Err(Stop::Failed(error.to_string())),
+                },
+            };
+        }
+    }
+
+    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
+    fn pause_reading(&self) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return true };
+        let mut outbox = self.outbox.lock();
+        outbox.reading_paused = outbox.queue.queued() > shared.limits.max_queued;
+        outbox.reading_paused && {
+            drop(outbox);
+            // What is queued may be only what this very poll answered: try to get rid of it first.
+            self.flush();
+            self.outbox.lock().reading_paused
+        }
+    }
+
+    /// The handshake is complete.
+    fn come_up(&self, hello: &Hello) -> Result<Inbox, String> {
+        let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
+        let this = self.this.upgrade().ok_or("the connection was closed")?;
+        let events = match &mut *self.events.lock() {
+            Some(events) => events.clone(),
+            none => {
+                let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
+                none.insert(acceptor.accept(this.clone())).clone()
+            }
+        };
+        let link: Arc<dyn Link> = this;
+        self.outbox.lock().queue.limit_frame(hello.max_frame);
+        if self
+            .phase
+            .compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+        {
+            return Ok(Inbox::Closed);
+        }
+        let limits = PeerLimits {
+            max_in_flight: hello.max_in_flight,
+            max_message: hello.max_message,
+            max_bytes: hello.max_bytes,
+        };
+        events.on_up(&link, limits);
+        self.flush();
+        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits()), events })
+    }
+
+    /// Writes what is queued until the socket is full.
+    fn write_out(&self) -> Result<(), Errno> {
+        let mut outbox = self.outbox.lock();
+        if outbox.writing || !self.is_up() {
+            return Ok(());
+        }
+        outbox.writing = true;
+        outbox.blocked = false;
+        let mut job = std::mem::take(&mut outbox.job);
+        let result = loop {
+            if job.is_done() {
+                outbox.queue.written(&mut job);
+                if !outbox.queue.next_write(&mut job) {
+                    break Ok(());
+                }
+            }
+            drop(outbox);
+            let written = self.send(&job);
+            outbox = self.outbox.lock();
+            match written {
+                Ok(count) => job.advance(count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    outbox.blocked = true;
+                    break Ok(());
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        outbox.job = job;
+        outbox.writing = false;
+        if outbox.reading_paused
+            && let Some(shared) = self.shared.upgrade()
+            && outbox.queue.queued() <= shared.limits.max_queued / 2
+        {
+            outbox.reading_paused = false;
+            drop(outbox);
+            shared.mark_ready(self.token);
+        }
+        result
+    }
+
+    fn send(&self, job: &WriteJob) -> Result<usize, Errno> {
+        match job.slices() {
+            [head, []] => rustix::net::send(&self.stream, head, SendFlags::NOSIGNAL),
+            [[], chunk] => rustix::net::send(&self.stream, chunk, SendFlags::NOSIGNAL),
+            [head, chunk] => {
+                let slices = [IoSlice::new(head), IoSlice::new(chunk)];
+                rustix::net::sendmsg(&self.stream, &slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+            }
+        }
+    }
+
+    /// Flushes now, or puts the connection on the list for the next poll.
+    fn schedule(&self, flush: Flush) {
+        match flush {
+            Flush::Now => self.flush(),
+            Flush::Later => {
+                if !self.listed.swap(true, Ordering::AcqRel)
+                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
+                {
+                    shared.list_dirty(this);
+                }
+            }
+        }
+    }
+
+    /// Writes out as a member of the list that [`Flush::Later`] fills.
+    pub(super) fn flush_listed(&self) {
+        self.listed.store(false, Ordering::Release);
+        self.flush();
+    }
+
+    /// Tells the peer to send no further requests.
+    pub(super) fn go_away(&self) {
+        self.outbox.lock().queue.go_away();
+        self.flush();
+    }
+
+    fn fail_connecting(&self, error: io::Error) {
+        let source = Arc::new(error);
+        self.end(LinkError::Connect(ConnectError::Unreachable { address: self.peer.clone(), source }));
+    }
+
+    /// The peer's handshake was not acceptable.
+    fn refuse(&self, reason: String) {
+        self.end(LinkError::Connect(ConnectError::Handshake { address: self.peer.clone(), reason }));
+    }
+
+    /// The handshake or the connection attempt took too long.
+    pub(super) fn time_out(&self, after: std::time::Duration) {
+        self.end(LinkError::Connect(ConnectError::Timeout { address: self.peer.clone(), after }));
+    }
+
+    /// Ends the connection after it failed or was closed.
+    pub(super) fn fail(&self, reason: &str) {
+        if self.is_past_handshake() {
+            self.end(LinkError::Lost(reason.to_owned()));
+        } else {
+            self.refuse(reason.to_owned());
+        }
+    }
+
+    fn end(&self, error: LinkError) {
+        if self.phase.swap(phase::CLOSED, Ordering::AcqRel) == phase::CLOSED {
+            return;
+        }
+        let reason = match &error {
+            LinkError::Connect(error) => error.to_string(),
+            LinkError::Lost(reason) => reason.clone(),
+        };
+        match (&error, self.accepted) {
+            (LinkError::Connect(_), true) if !reason.ends_with(CLOSED_BY_PEER) => tracing::warn!(peer = %self.peer, reason, "connection refused"),
+            (LinkError::Lost(_), _) if reason.starts_with("protocol error") => {
+                tracing::warn!(peer = %self.peer, reason, "connection closed");
+            }
+            _ => tracing::debug!(peer = %self.peer, reason, "connection ended"),
+        }
+        let _ = self.lost.set(reason);
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+        self.outbox.lock().queue.clear();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.remove(self);
+        }
+        let events = self.events.lock().take();
+        if let Some(events) = events {
+            events.on_lost(&error);
+        }
+    }
+
+    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
+    pub(super) fn clear_inbox(&self) {
+        *self.inbox.lock() = Inbox::Closed;
+    }
+}
+
+impl Link for Connection {
+    fn peer(&self) -> &Address {
+        &self.peer
+    }
+
+    fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
+        self.outbox.lock().queue.request(call.0, head, payload);
+        self.schedule(flush);
+    }
+
+    fn respond(&self, call: CallId, payload: Buffer, flush: Flush) {
+        if self.is_closed() {
+            return;
+        }
+        self.outbox.lock().queue.response(call.0, payload);
+        self.schedule(flush);
+    }
+
+    fn cancel(&self, call: CallId) {
+        if self.is_closed() {
+            return;
+        }
+        self.outbox.lock().queue.cancel(call.0);
+        self.schedule(Flush::Now);
+    }
+
+    fn flush(&self) {
+        if let Err(error) = self.write_out() {
+            self.fail(&io::Error::from(error).to_string());
+        }
+    }
+
+    fn queued(&self) -> usize {
+        self.outbox.lock().queue.queued()
+    }
+
+    fn close(&self, reason: &str) {
+        self.fail(reason);
+    }
+}
+
+struct Received {
+    count: usize,
+    /// The socket held no more than this.
+    emptied: bool,
+}
+
+enum Stop {
+    /// Nothing to read.
+    Empty,
+    /// The connection is over.
+    Failed(String),
+}

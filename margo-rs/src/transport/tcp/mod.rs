@@ -1,0 +1,479 @@
+//! `native+tcp`: frames over TCP sockets, no C library needed.
+//!
+//! One epoll instance watches all sockets, edge-triggered. Whoever polls reads the connection that was active last
+//! without asking epoll first, which saves a system call on the path of a small call.
+
+mod connection;
+mod location;
+mod poller;
+
+use self::connection::{Connection, ReadOutcome};
+use self::poller::Poller;
+use super::{Acceptor, Link, LinkEvents, Polled, Transport};
+use crate::address::Address;
+use crate::error::{ConnectError, ListenError};
+use crate::limits::Limits;
+use crate::wire::{FRAME_MAX, Hello, InboundLimits};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+pub(crate) use self::location::{PROTOCOL, is_literal};
+
+/// The listener's token.
+const LISTENER: u64 = 1;
+/// Bytes read at a time.
+const SCRATCH: usize = 256 * 1024;
+/// Connections accepted in one poll.
+const ACCEPTED_MAX: usize = 64;
+/// Length of the queue of connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// While a single connection is busy, epoll is asked about the others this rarely (in polls).
+const EPOLL_EVERY: u32 = 8;
+/// Pause after the process ran out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The transport.
+pub struct TcpTransport {
+    shared: Arc<Shared>,
+}
+
+/// What connections share with their transport.
+struct Shared {
+    limits: Limits,
+    instance: u64,
+    serves: bool,
+    poller: Poller,
+    acceptor: OnceLock<Arc<dyn Acceptor>>,
+    listener: Option<(TcpListener, Address)>,
+    accepting: AtomicBool,
+    accepted: AtomicUsize,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    next_token: AtomicU64,
+    /// Tokens whose readiness was noticed and not yet handled.
+    ready: Mutex<Vec<u64>>,
+    /// Connections with something to flush.
+    dirty: Mutex<Vec<Arc<Connection>>>,
+    /// Ended connections whose receive memory the polling thread should drop.
+    ended: Mutex<Vec<Arc<Connection>>>,
+    timers: Mutex<BinaryHeap<Reverse<(Instant, u64)>>>,
+    polling: Mutex<Polling>,
+}
+
+/// What the polling thread uses.
+struct Polling {
+    scratch: Box<[u8]>,
+    /// The connection that had something last.
+    hot: Option<Arc<Connection>>,
+    /// Polls since epoll was asked.
+    since_epoll: u32,
+    /// Ask epoll this often, in polls.
+    epoll_every: u32,
+    ready: Vec<u64>,
+    dirty: Vec<Arc<Connection>>,
+}
+
+impl TcpTransport {
+    /// A transport that opens connections and accepts none.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn client(limits: Limits, instance: u64) -> Result<Self, ListenError> {
+        let address = Address::new(PROTOCOL, "");
+        Self::new(limits, instance, None).map_err(|source| ListenError::Io { address, source })
+    }
+
+    /// A transport that listens. Blocks while it resolves a host name.
+    ///
+    /// # Errors
+    /// The address names no interface or host, or the port is taken.
+    pub fn listen(address: &Address, limits: Limits, instance: u64) -> Result<Self, ListenError> {
+        let at = location::listen_at(address)?;
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AddrInUse => ListenError::InUse { address: address.clone() },
+            _ => ListenError::Io { address: address.clone(), source },
+        };
+        let listener = bind(at.bind).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        let printed = location::printed(SocketAddr::new(at.printed, port));
+        Self::new(limits, instance, Some((listener, printed))).map_err(failed)
+    }
+
+    /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
+    pub fn set_acceptor(&self, acceptor: Arc<dyn Acceptor>) {
+        let _ = self.shared.acceptor.set(acceptor);
+    }
+
+    fn new(limits: Limits, instance: u64, listener: Option<(TcpListener, Address)>) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        if let Some((listener, _)) = &listener {
+            poller.watch(listener, LISTENER)?;
+        }
+        let shared = Arc::new(Shared {
+            serves: listener.is_some(),
+            limits,
+            instance,
+            poller,
+            acceptor: OnceLock::new(),
+            accepting: AtomicBool::new(listener.is_some()),
+            accepted: AtomicUsize::new(0),
+            listener,
+            connections: Mutex::new(HashMap::new()),
+            next_token: AtomicU64::new(LISTENER + 1),
+            ready: Mutex::new(Vec::new()),
+            dirty: Mutex::new(Vec::new()),
+            ended: Mutex::new(Vec::new()),
+            timers: Mutex::new(BinaryHeap::new()),
+            polling: Mutex::new(Polling {
+                scratch: vec![0; SCRATCH].into_boxed_slice(),
+                hot: None,
+                since_epoll: 0,
+                epoll_every: 1,
+                ready: Vec::new(),
+                dirty: Vec::new(),
+            }),
+        });
+        Ok(Self { shared })
+    }
+}
+
+/// The addresses that `address` stands for. Blocks while it resolves a host name.
+///
+/// # Errors
+/// It names no host and port, or the host is not known.
+pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
+    let mut found: Vec<_> = location::resolve(address)?.into_iter().map(location::printed).collect();
+    found.dedup();
+    Ok(found)
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpListener> {
+    let socket = net::socket_with(family(&at), SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    // A restarted server gets its port back at once.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if at.is_ipv6() && !at.ip().is_unspecified() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    net::bind(&socket, &at)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn family(address: &SocketAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
+impl Shared {
+    fn hello(&self) -> Hello {
+        Hello {
+            max_frame: FRAME_MAX,
+            max_in_flight: self.limits.max_in_flight,
+            max_message: self.limits.max_message,
+            max_bytes: self.limits.max_bytes,
+            instance: self.instance,
+        }
+    }
+
+    fn inbound_limits(&self) -> InboundLimits {
+        InboundLimits {
+            max_frame: FRAME_MAX,
+            max_message: self.limits.max_message,
+            max_bytes: self.limits.max_bytes,
+            max_messages: 2 * self.limits.max_in_flight as usize,
+        }
+    }
+
+    fn mark_ready(&self, token: u64) {
+        self.ready.lock().push(token);
+        self.poller.wake();
+    }
+
+    fn list_dirty(&self, connection: Arc<Connection>) {
+        self.dirty.lock().push(connection);
+    }
+
+    /// Options of every connection: no delay, and the kernel's probes of silent peers.
+    fn tune(&self, stream: &TcpStream) -> io::Result<()> {
+        let idle = self.limits.keepalive.max(Duration::from_secs(1));
+        let probe = (idle / 5).max(Duration::from_secs(1));
+        sockopt::set_tcp_nodelay(stream, true)?;
+        sockopt::set_socket_keepalive(stream, true)?;
+        sockopt::set_tcp_keepidle(stream, idle)?;
+        sockopt::set_tcp_keepintvl(stream, probe)?;
+        sockopt::set_tcp_keepcnt(stream, 3)?;
+        let unanswered = idle + probe * 3;
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(unanswered.as_millis()).unwrap_or(u32::MAX))?;
+        Ok(())
+    }
+
+    /// Watches a new connection, and its handshake's time.
+    fn add(self: &Arc<Self>, connection: &Arc<Connection>, timeout: Duration) -> io::Result<()> {
+        self.connections.lock().insert(connection.token, connection.clone());
+        if let Err(error) = self.poller.watch(connection.stream(), connection.token) {
+            self.connections.lock().remove(&connection.token);
+            return Err(error);
+        }
+        self.timers.lock().push(Reverse((Instant::now() + timeout, connection.token)));
+        Ok(())
+    }
+
+    fn remove(&self, connection: &Connection) {
+        self.poller.forget(connection.stream());
+        if let Some(connection) = self.connections.lock().remove(&connection.token) {
+            self.ended.lock().push(connection);
+        }
+    }
+
+    fn new_token(&self) -> u64 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Accepts what waits, a bounded number at a time.
+    fn accept(self: &Arc<Self>) -> bool {
+        let Some((listener, _)) = &self.listener else { return false };
+        for _ in 0..ACCEPTED_MAX {
+            if !self.accepting.load(Ordering::Acquire) {
+                return true;
+            }
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Err(error) = self.take_in(stream, peer) {
+                        tracing::warn!(%peer, %error, "connection not accepted");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
+                    tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
+                    self.timers.lock().push(Reverse((Instant::now() + ACCEPT_RETRY, LISTENER)));
+                    return true;
+                }
+                // The peer gave up, or a signal came: the next one may be fine.
+                Err(_) => {}
+            }
+        }
+        self.ready.lock().push(LISTENER);
+        true
+    }
+
+    fn take_in(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        if self.accepted.load(Ordering::Relaxed) >= self.limits.max_connections {
+            return Err(io::Error::other("too many connections"));
+        }
+        stream.set_nonblocking(true)?;
+        self.tune(&stream)?;
+        let connection = Connection::new(self, self.new_token(), stream, location::printed(peer), None);
+        self.add(&connection, self.limits.handshake_timeout)?;
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        connection.greet();
+        // Its hello may be here already, noticed by epoll or not.
+        self.ready.lock().push(connection.token);
+        Ok(())
+    }
+
+    fn run_timers(self: &Arc<Self>) {
+        let now = Instant::now();
+        loop {
+            let token = match self.timers.lock().peek() {
+                Some(Reverse((when, token))) if *when <= now => *token,
+                _ => return,
+            };
+            self.timers.lock().pop();
+            if token == LISTENER {
+                self.accept();
+                continue;
+            }
+            let connection = self.connections.lock().get(&token).cloned();
+            if let Some(connection) = connection
+                && !connection.is_past_handshake()
+            {
+                connection.time_out(if connection.was_accepted() {
+                    self.limits.handshake_timeout
+                } else {
+                    self.limits.connect_timeout
+                });
+            }
+        }
+    }
+
+    fn flush_dirty(&self, polling: &mut Polling) -> bool {
+        std::mem::swap(&mut *self.dirty.lock(), &mut polling.dirty);
+        let some = !polling.dirty.is_empty();
+        for connection in polling.dirty.drain(..) {
+            connection.flush_listed();
+        }
+        some
+    }
+
+    fn poll(self: &Arc<Self>, polling: &mut Polling) -> bool {
+        let mut progress = self.flush_dirty(polling);
+        if let Some(hot) = &polling.hot {
+            match hot.read(&mut polling.scratch) {
+                ReadOutcome::Nothing => {}
+                ReadOutcome::Drained => progress = true,
+                ReadOutcome::MoreToCome => {
+                    self.ready.lock().push(hot.token);
+                    progress = true;
+                }
+            }
+            if hot.is_closed() {
+                polling.hot = None;
+            }
+        }
+        polling.since_epoll += 1;
+        if polling.since_epoll >= polling.epoll_every {
+            polling.since_epoll = 0;
+            progress |= self.poll_all(polling);
+        }
+        progress | self.flush_dirty(polling)
+    }
+
+    /// Handles everything that epoll has noticed.
+    fn poll_all(self: &Arc<Self>, polling: &mut Polling) -> bool {
+        std::mem::swap(&mut *self.ready.lock(), &mut polling.ready);
+        let mut ready = std::mem::take(&mut polling.ready);
+        self.poller.take_ready(|token| ready.push(token));
+        let mut progress = false;
+        let mut others = false;
+        for token in ready.drain(..) {
+            if token == LISTENER {
+                progress |= self.accept();
+                continue;
+            }
+            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
+            let outcome = connection.handle_ready(&mut polling.scratch);
+            if outcome == ReadOutcome::MoreToCome {
+                self.ready.lock().push(token);
+            }
+            if outcome != ReadOutcome::Nothing {
+                progress = true;
+                if polling.hot.as_ref().is_none_or(|hot| hot.token != token) {
+                    others = true;
+                    polling.hot = Some(connection);
+                }
+            }
+        }
+        polling.ready = ready;
+        polling.epoll_every = match (others, &polling.hot) {
+            (true, _) | (_, None) => 1,
+            _ => (polling.epoll_every * 2).min(EPOLL_EVERY),
+        };
+        self.run_timers();
+        for connection in std::mem::take(&mut *self.ended.lock()) {
+            connection.clear_inbox();
+            if connection.was_accepted() {
+                self.accepted.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        progress
+    }
+}
+
+impl Transport for TcpTransport {
+    fn address(&self) -> Address {
+        match &self.shared.listener {
+            Some((_, address)) => address.clone(),
+            None => Address::new(PROTOCOL, ""),
+        }
+    }
+
+    fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError> {
+        let to = location::resolve(address)?.into_iter().next();
+        let unreachable =
+            |error: io::Error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error) };
+        let to = to.ok_or_else(|| unreachable(io::ErrorKind::NotFound.into()))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = net::socket_with(family(&to), SocketType::STREAM, flags, None);
+        let stream = TcpStream::from(socket.map_err(|error| unreachable(error.into()))?);
+        self.shared.tune(&stream).map_err(unreachable)?;
+        match net::connect(&stream, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(unreachable(error.into())),
+        }
+        let connection =
+            Connection::new(&self.shared, self.shared.new_token(), stream, address.clone(), Some(events));
+        self.shared.add(&connection, self.shared.limits.connect_timeout).map_err(unreachable)?;
+        // Whoever is parked learns of the new timer, and of a connection that stood before it was watched.
+        self.shared.mark_ready(connection.token);
+        Ok(connection)
+    }
+
+    fn poll(&self) -> Polled {
+        let Some(mut polling) = self.shared.polling.try_lock() else { return Polled::Busy };
+        if self.shared.poll(&mut polling) { Polled::Progress } else { Polled::Idle }
+    }
+
+    fn park(&self, until: Option<Instant>) {
+        if self.shared.ready.lock().is_empty() {
+            let mut found = Vec::new();
+            self.shared.poller.wait(until, |token| found.push(token));
+            self.shared.ready.lock().append(&mut found);
+        }
+        // Nobody asks epoll again for what was found: the next poll must look.
+        if let Some(mut polling) = self.shared.polling.try_lock() {
+            polling.epoll_every = 1;
+        }
+    }
+
+    fn unpark(&self) {
+        self.shared.poller.wake();
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let mut timers = self.shared.timers.lock();
+        let connections = self.shared.connections.lock();
+        while let Some(Reverse((when, token))) = timers.peek() {
+            let waits = |connection: &Arc<Connection>| !connection.is_past_handshake();
+            if *token == LISTENER || connections.get(token).is_some_and(waits) {
+                return Some(*when);
+            }
+            timers.pop();
+        }
+        None
+    }
+
+    fn stop_accepting(&self) {
+        self.shared.accepting.store(false, Ordering::Release);
+        if let Some((listener, _)) = &self.shared.listener {
+            self.shared.poller.forget(listener);
+            // Later connection attempts are refused by the kernel instead of waiting for nobody.
+            let _ = net::shutdown(listener, net::Shutdown::Both);
+        }
+        let open: Vec<_> = self.shared.connections.lock().values().cloned().collect();
+        if self.shared.serves {
+            for connection in open {
+                connection.go_away();
+            }
+        }
+    }
+
+    fn close(&self) {
+        self.stop_accepting();
+        let open: Vec<_> = self.shared.connections.lock().values().cloned().collect();
+        for connection in open {
+            connection.fail("the engine was shut down");
+        }
+        for connection in std::mem::take(&mut *self.shared.ended.lock()) {
+            connection.clear_inbox();
+        }
+    }
+}
+
+impl Drop for TcpTransport {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for TcpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpTransport").field("address", &self.address()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,378 @@
+//! The receiving half of a connection: bytes in, whole messages out.
+
+use super::frame::{Header, Kind, RequestHead, WireError};
+use crate::buffer::{Buffer, Payload};
+use std::collections::HashMap;
+
+/// A frame body at least this long is read straight into its message once its head is known, in bytes.
+const DIRECT_MIN: usize = 8 * 1024;
+/// Reserved at once for a message that is still arriving, in bytes; more only as bytes really come in.
+const RESERVE_STEP: usize = 1024 * 1024;
+
+/// What this side lets the peer send.
+#[derive(Debug, Clone, Copy)]
+pub struct InboundLimits {
+    /// Largest frame body, in bytes.
+    pub max_frame: u32,
+    /// Largest payload of one message, in bytes.
+    pub max_message: u64,
+    /// Payload bytes of all partly received messages together.
+    pub max_bytes: u64,
+    /// Messages that may be partly received at a time.
+    pub max_messages: usize,
+}
+
+/// Why a message was refused; its chunks are read and thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The message is larger than the stated limit.
+    TooLarge {
+        /// Stated size in bytes.
+        size: u64,
+        /// The limit in bytes.
+        max: u64,
+    },
+    /// Too many bytes are under way on this connection.
+    Overloaded,
+}
+
+/// Something that arrived whole.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A request of the peer's.
+    Request(u64, RequestHead, Payload<'a>),
+    /// A request that is refused before it is read.
+    RequestRefused(u64, RequestHead, Refusal),
+    /// The response to a call of ours.
+    Response(u64, Payload<'a>),
+    /// The response to a call of ours, refused before it is read.
+    ResponseRefused(u64, Refusal),
+    /// The peer no longer wants the response to its call.
+    Cancel(u64),
+    /// The peer takes no new requests.
+    GoAway,
+}
+
+/// Reassembles messages from whatever pieces the bytes arrive in.
+///
+/// Memory held is bounded by what was received plus one step of [`RESERVE_STEP`], never by what a peer announced.
+#[derive(Debug)]
+pub struct Inbound {
+    limits: InboundLimits,
+    /// The first bytes of a frame that is not whole yet; shorter than `DIRECT_MIN` plus two headers.
+    stash: Vec<u8>,
+    /// The message whose frame body is being read, and how much of that body is missing.
+    body: Option<(Message, usize)>,
+    /// Chunked messages between two of their chunks, by direction and call.
+    partial: HashMap<(Direction, u64), Message>,
+    /// Sum of `total` over all chunked messages that are not being thrown away.
+    claimed: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Direction {
+    Request,
+    Response,
+}
+
+#[derive(Debug)]
+struct Message {
+    call: u64,
+    /// `None` for a response.
+    head: Option<RequestHead>,
+    total: u64,
+    received: u64,
+    bytes: Vec<u8>,
+    /// Refused: counted, not kept.
+    discard: bool,
+    /// The last frame seen had the `MORE` flag.
+    more: bool,
+    /// Counted in `partial` and `claimed` (a single frame is not: `max_frame` bounds it).
+    chunked: bool,
+}
+
+impl Message {
+    fn direction(&self) -> Direction {
+        if self.head.is_some() { Direction::Request } else { Direction::Response }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.received += bytes.len() as u64;
+        if !self.discard {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+}
+
+impl Inbound {
+    /// An empty receiver.
+    pub fn new(limits: InboundLimits) -> Self {
+        Self { limits, stash: Vec::new(), body: None, partial: HashMap::new(), claimed: 0 }
+    }
+
+    /// Whether a message or frame has begun and is not whole.
+    pub fn is_mid_message(&self) -> bool {
+        !self.stash.is_empty() || self.body.is_some() || !self.partial.is_empty()
+    }
+
+    /// Where the next bytes may be read to without a copy: a vector to append to, and how many bytes at most.
+    /// Call [`Inbound::direct_done`] with the number appended.
+    pub fn direct(&mut self) -> Option<(&mut Vec<u8>, usize)> {
+        let (message, missing) = self.body.as_mut()?;
+        if message.discard || *missing < DIRECT_MIN {
+            return None;
+        }
+        message.bytes.reserve((*missing).min(RESERVE_STEP));
+        Some((&mut message.bytes, *missing))
+    }
+
+    /// Says how many bytes were appended to what [`Inbound::direct`] returned.
+    ///
+    /// # Errors
+    /// The peer broke the protocol.
+    pub fn direct_done(&mut self, appended: usize, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        let Some((message, missing)) = self.body.as_mut() else { return Ok(()) };
+        debug_assert!(appended <= *missing);
+        message.received += appended as u64;
+        *missing -= appended;
+        if *missing == 0 { self.end_body(sink) } else { Ok(()) }
+    }
+
+    /// Takes received bytes in and hands whole messages to `sink`, in the order in which they end.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; nothing more may be handed in.
+    pub fn handle(&mut self, mut data: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        while !data.is_empty() {
+            if let Some((message, missing)) = self.body.as_mut() {
+                let (now, rest) = data.split_at(data.len().min(*missing));
+                message.take(now);
+                *missing -= now.len();
+                data = rest;
+                if *missing == 0 {
+                    self.end_body(sink)?;
+                }
+            } else if self.stash.is_empty() {
+                data = self.frame_in_place(data, sink)?;
+            } else {
+                data = self.fill_stash(data, sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Handles the frame that `data` starts with; what is not whole goes to the stash or begins a body.
+    fn frame_in_place<'a>(
+        &mut self,
+        data: &'a [u8],
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<&'a [u8], WireError> {
+        let Some((head, rest)) = data.split_first_chunk::<{ Header::LEN }>() else {
+            self.stash.extend_from_slice(data);
+            return Ok(&[]);
+        };
+        let header = Header::decode(head, self.limits.max_frame)?;
+        let length = header.length as usize;
+        if rest.len() >= length {
+            let (body, rest) = rest.split_at(length);
+            self.frame(header, body, sink)?;
+            return Ok(rest);
+        }
+        if length >= DIRECT_MIN && rest.len() >= header.prefix_len() {
+            self.begin_body(header, rest, sink)?;
+        } else {
+            self.stash.extend_from_slice(data);
+        }
+        Ok(&[])
+    }
+
+    /// Completes the stashed frame as far as it must be, then handles it.
+    fn fill_stash<'a>(&mut self, data: &'a [u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<&'a [u8], WireError> {
+        let mut wanted = Header::LEN;
+        let mut header = None;
+        if let Some(head) = self.stash.first_chunk::<{ Header::LEN }>() {
+            let decoded = Header::decode(head, self.limits.max_frame)?;
+            let length = decoded.length as usize;
+            wanted += if length >= DIRECT_MIN { decoded.prefix_len() } else { length };
+            header = Some(decoded);
+        }
+        let missing = wanted - self.stash.len();
+        let (now, rest) = data.split_at(missing.min(data.len()));
+        self.stash.extend_from_slice(now);
+        if self.stash.len() < wanted {
+            return Ok(rest);
+        }
+        let Some(header) = header else {
+            // Only the header is whole. A frame without a body ends right here; others go on in the next round.
+            let Some(head) = self.stash.first_chunk::<{ Header::LEN }>() else { return Ok(rest) };
+            let header = Header::decode(head, self.limits.max_frame)?;
+            if header.length == 0 {
+                self.stash.clear();
+                self.frame(header, &[], sink)?;
+            }
+            return Ok(rest);
+        };
+        let mut stash = std::mem::take(&mut self.stash);
+        let result = if header.length as usize >= DIRECT_MIN {
+            self.begin_body(header, &stash[Header::LEN..], sink)
+        } else {
+            self.frame(header, &stash[Header::LEN..], sink)
+        };
+        stash.clear();
+        self.stash = stash;
+        result.map(|()| rest)
+    }
+
+    /// A whole frame.
+    fn frame(&mut self, header: Header, body: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        match header.kind {
+            Kind::Request if !header.more() => {
+                let (head, payload) = split_request(&header, body)?;
+                if payload.len() as u64 > self.limits.max_message {
+                    let refusal = Refusal::TooLarge { size: payload.len() as u64, max: self.limits.max_message };
+                    sink(Event::RequestRefused(header.call, head, refusal));
+                } else {
+                    sink(Event::Request(header.call, head, Payload::Borrowed(payload)));
+                }
+            }
+            Kind::Response if !header.more() => {
+                if self.partial.contains_key(&(Direction::Response, header.call)) {
+                    return Err(WireError::Chunk { call: header.call, what: "response begun twice" });
+                }
+                if body.len() as u64 > self.limits.max_message {
+                    let refusal = Refusal::TooLarge { size: body.len() as u64, max: self.limits.max_message };
+                    sink(Event::ResponseRefused(header.call, refusal));
+                } else {
+                    sink(Event::Response(header.call, Payload::Borrowed(body)));
+                }
+            }
+            Kind::Cancel => {
+                self.forget(Direction::Request, header.call);
+                sink(Event::Cancel(header.call));
+            }
+            Kind::ResponseAbort => self.forget(Direction::Response, header.call),
+            Kind::GoAway => sink(Event::GoAway),
+            _ => {
+                self.begin_body(header, body, sink)?;
+                if self.body.as_ref().is_some_and(|(_, missing)| *missing == 0) {
+                    self.end_body(sink)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a frame body that goes to a message; `body` is what is there of it, at least the prefix.
+    fn begin_body(&mut self, header: Header, body: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        let call = header.call;
+        let (mut message, payload) = match header.kind {
+            Kind::Request => {
+                let (head, rest) = split_request(&header, body)?;
+                self.start(header, Some(head), rest, sink)?
+            }
+            Kind::Response => self.start(header, None, body, sink)?,
+            Kind::RequestChunk | Kind::ResponseChunk => {
+                let direction =
+                    if header.kind == Kind::RequestChunk { Direction::Request } else { Direction::Response };
+                let Some(mut message) = self.partial.remove(&(direction, call)) else {
+                    return Err(WireError::Chunk { call, what: "never started" });
+                };
+                message.more = header.more();
+                (message, body)
+            }
+            Kind::Cancel | Kind::ResponseAbort | Kind::GoAway => {
+                return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
+            }
+        };
+        let here = header.length as usize - (body.len() - payload.len());
+        let end = message.received + here as u64;
+        if end > message.total || (!message.more && end != message.total) || (message.more && here == 0) {
+            return Err(WireError::Chunk { call, what: "size differs from the one announced" });
+        }
+        message.take(payload);
+        self.body = Some((message, here - payload.len()));
+        Ok(())
+    }
+
+    /// A new message, refused or accepted.
+    fn start<'a>(
+        &mut self,
+        header: Header,
+        head: Option<RequestHead>,
+        rest: &'a [u8],
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<(Message, &'a [u8]), WireError> {
+        let call = header.call;
+        let prefix = header.prefix_len() - if head.is_some() { RequestHead::LEN } else { 0 };
+        let (announced, payload) = rest.split_at(prefix);
+        let chunked = header.more();
+        let total = match announced.first_chunk::<8>() {
+            Some(total) => u64::from_le_bytes(*total),
+            None => header.length as u64 - header.prefix_len() as u64,
+        };
+        let mut message =
+            Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked, chunked };
+        if self.partial.contains_key(&(message.direction(), call)) {
+            return Err(WireError::Chunk { call, what: "begun twice" });
+        }
+        let refusal = if total > self.limits.max_message {
+            Some(Refusal::TooLarge { size: total, max: self.limits.max_message })
+        } else if chunked && self.claimed.saturating_add(total) > self.limits.max_bytes {
+            Some(Refusal::Overloaded)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            message.discard = true;
+            sink(match head {
+                Some(head) => Event::RequestRefused(call, head, refusal),
+                None => Event::ResponseRefused(call, refusal),
+            });
+        } else if chunked {
+            self.claimed += total;
+        }
+        if chunked && self.partial.len() >= self.limits.max_messages {
+            return Err(WireError::TooManyMessages(self.limits.max_messages));
+        }
+        Ok((message, payload))
+    }
+
+    fn end_body(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        let Some((message, _)) = self.body.take() else { return Ok(()) };
+        if message.more {
+            self.partial.insert((message.direction(), message.call), message);
+            return Ok(());
+        }
+        if message.discard {
+            return Ok(());
+        }
+        if message.chunked {
+            self.claimed -= message.total;
+        }
+        let payload = Payload::Owned(Buffer::from(message.bytes));
+        sink(match message.head {
+            Some(head) => Event::Request(message.call, head, payload),
+            None => Event::Response(message.call, payload),
+        });
+        Ok(())
+    }
+
+    fn forget(&mut self, direction: Direction, call: u64) {
+        if let Some(message) = self.partial.remove(&(direction, call))
+            && !message.discard
+        {
+            self.claimed -= message.total;
+        }
+    }
+}
+
+fn split_request<'a>(header: &Header, body: &'a [u8]) -> Result<(RequestHead, &'a [u8]), WireError> {
+    let Some((head, rest)) = body.split_first_chunk::<{ RequestHead::LEN }>() else {
+        return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
+    };
+    Ok((RequestHead::decode(head, header)?, rest))
+}
+
+#[cfg(test)]
+#[path = "inbound_tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! Tests of the receiving half; round trips with the sending half are in `outbound_tests.rs`.
+
+use super::*;
+use crate::rpc::RpcId;
+
+const LIMITS: InboundLimits =
+    InboundLimits { max_frame: 64 * 1024, max_message: 1 << 20, max_bytes: 2 << 20, max_messages: 4 };
+const HEAD: RequestHead = RequestHead { rpc: RpcId::from_raw(7), timeout_ms: 9, one_way: false };
+
+fn frame(kind: Kind, flags: u8, call: u64, total: Option<u64>, payload: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    if kind == Kind::Request {
+        HEAD.encode(&mut body);
+    }
+    if let Some(total) = total {
+        body.extend_from_slice(&total.to_le_bytes());
+    }
+    body.extend_from_slice(payload);
+    let mut out = Vec::new();
+    Header { length: body.len() as u32, kind, flags, call }.encode(&mut out);
+    out.extend_from_slice(&body);
+    out
+}
+
+fn run(inbound: &mut Inbound, bytes: &[u8]) -> Result<Vec<String>, WireError> {
+    let mut seen = Vec::new();
+    inbound.handle(bytes, &mut |event| {
+        seen.push(match event {
+            Event::Request(call, _, payload) => format!("request {call} {}", payload.bytes().len()),
+            Event::RequestRefused(call, _, refusal) => format!("request {call} refused {refusal:?}"),
+            Event::Response(call, payload) => format!("response {call} {}", payload.bytes().len()),
+            Event::ResponseRefused(call, refusal) => format!("response {call} refused {refusal:?}"),
+            Event::Cancel(call) => format!("cancel {call}"),
+            Event::GoAway => "go away".to_owned(),
+        });
+    })?;
+    Ok(seen)
+}
+
+#[test]
+fn frames_arrive_whole_however_they_are_cut() {
+    let mut bytes = frame(Kind::Request, 0, 1, None, &[1; 64]);
+    bytes.extend(frame(Kind::Response, 0, 2, None, &[]));
+    bytes.extend(frame(Kind::Cancel, 0, 3, None, &[]));
+    bytes.extend(frame(Kind::Request, 0, 4, None, &vec![2; 20_000]));
+    bytes.extend(frame(Kind::GoAway, 0, 0, None, &[]));
+    let expected = ["request 1 64", "response 2 0", "cancel 3", "request 4 20000", "go away"];
+    for step in [1, 2, 15, 16, 17, 33, 100, 8192, bytes.len()] {
+        let mut inbound = Inbound::new(LIMITS);
+        let seen: Vec<_> = bytes.chunks(step).flat_map(|part| run(&mut inbound, part).unwrap()).collect();
+        assert_eq!(seen, expected, "step {step}");
+        assert!(!inbound.is_mid_message());
+    }
+}
+
+#[test]
+fn chunks_of_two_messages_may_interleave() {
+    let mut inbound = Inbound::new(LIMITS);
+    let mut bytes = frame(Kind::Request, Header::MORE, 1, Some(5), b"ab");
+    bytes.extend(frame(Kind::Response, Header::MORE, 1, Some(3), b"x"));
+    bytes.extend(frame(Kind::RequestChunk, Header::MORE, 1, None, b"c"));
+    bytes.extend(frame(Kind::ResponseChunk, 0, 1, None, b"yz"));
+    bytes.extend(frame(Kind::RequestChunk, 0, 1, None, b"de"));
+    assert_eq!(run(&mut inbound, &bytes).unwrap(), ["response 1 3", "request 1 5"]);
+    assert_eq!(inbound.claimed, 0);
+}
+
+#[test]
+fn a_message_that_differs_from_its_announced_size_is_a_protocol_error() {
+    for (total, parts) in [(5, ["ab", "c"]), (2, ["ab", "c"]), (1, ["ab", "c"])] {
+        let mut bytes = frame(Kind::Request, Header::MORE, 1, Some(total), parts[0].as_bytes());
+        bytes.extend(frame(Kind::RequestChunk, 0, 1, None, parts[1].as_bytes()));
+        let result = run(&mut Inbound::new(LIMITS), &bytes);
+        assert!(matches!(result, Err(WireError::Chunk { call: 1, .. })), "{result:?}");
+    }
+}
+
+#[test]
+fn a_chunk_without_a_start_and_a_second_start_are_protocol_errors() {
+    let chunk = frame(Kind::ResponseChunk, 0, 1, None, b"x");
+    assert!(matches!(run(&mut Inbound::new(LIMITS), &chunk), Err(WireError::Chunk { .. })));
+    let start = frame(Kind::Response, Header::MORE, 1, Some(5), b"x");
+    let mut inbound = Inbound::new(LIMITS);
+    run(&mut inbound, &start).unwrap();
+    assert!(matches!(run(&mut inbound, &start), Err(WireError::Chunk { .. })));
+}
+
+#[test]
+fn an_endless_run_of_empty_chunks_is_a_protocol_error() {
+    let mut inbound = Inbound::new(LIMITS);
+    run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(5), b"ab")).unwrap();
+    let empty = frame(Kind::RequestChunk, Header::MORE, 1, None, b"");
+    assert!(matches!(run(&mut inbound, &empty), Err(WireError::Chunk { .. })));
+}
+
+#[test]
+fn an_announced_size_allocates_nothing_before_the_bytes_come() {
+    let mut inbound = Inbound::new(LIMITS);
+    run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(1 << 20), b"ab")).unwrap();
+    assert!(inbound.partial[&(Direction::Request, 1)].bytes.capacity() < 1024);
+}
+
+#[test]
+fn an_oversized_message_is_refused_once_and_its_chunks_are_thrown_away() {
+    let mut inbound = Inbound::new(LIMITS);
+    let size = (1 << 20) + 1;
+    let seen = run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(size), &[0; 1000])).unwrap();
+    assert_eq!(seen, ["request 1 refused TooLarge { size: 1048577, max: 1048576 }"]);
+    let mut left = size as usize - 1000;
+    while left > 0 {
+        let now = left.min(60_000);
+        left -= now;
+        let flags = if left > 0 { Header::MORE } else { 0 };
+        assert!(run(&mut inbound, &frame(Kind::RequestChunk, flags, 1, None, &vec![0; now])).unwrap().is_empty());
+        assert!(inbound.partial.values().all(|message| message.bytes.is_empty()));
+    }
+    assert!(!inbound.is_mid_message());
+    assert_eq!(run(&mut inbound, &frame(Kind::Request, 0, 2, None, b"x")).unwrap(), ["request 2 1"]);
+}
+
+#[test]
+fn bytes_under_way_are_bounded_and_a_cancel_gives_them_back() {
+    let mut inbound = Inbound::new(LIMITS);
+    let begin = |call| frame(Kind::Request, Header::MORE, call, Some(1 << 20), b"x");
+    assert!(run(&mut inbound, &begin(1)).unwrap().is_empty());
+    assert!(run(&mut inbound, &begin(2)).unwrap().is_empty());
+    assert_eq!(run(&mut inbound, &begin(3)).unwrap(), ["request 3 refused Overloaded"]);
+    assert_eq!(run(&mut inbound, &frame(Kind::Cancel, 0, 1, None, &[])).unwrap(), ["cancel 1"]);
+    assert!(run(&mut inbound, &begin(4)).unwrap().is_empty());
+    assert!(matches!(run(&mut inbound, &begin(5)), Ok(seen) if seen == ["request 5 refused Overloaded"]));
+    assert_eq!(run(&mut inbound, &begin(6)), Err(WireError::TooManyMessages(4)));
+}
+
+#[test]
+fn direct_reads_end_exactly_at_the_frame() {
+    let mut inbound = Inbound::new(LIMITS);
+    let bytes = frame(Kind::Response, 0, 3, None, &vec![9; 30_000]);
+    run(&mut inbound, &bytes[..100]).unwrap();
+    let mut seen = 0;
+    let mut at = 100;
+    while let Some((into, most)) = inbound.direct() {
+        let now = most.min(10_000);
+        into.extend_from_slice(&bytes[at..at + now]);
+        at += now;
+        inbound.direct_done(now, &mut |event| match event {
+            Event::Response(3, payload) => seen = payload.bytes().iter().filter(|b| **b == 9).count(),
+            other => panic!("{other:?}"),
+        })
+        .unwrap();
+        if most - now < DIRECT_MIN {
+            break;
+        }
+    }
+    run(&mut inbound, &bytes[at..]).map(|events| assert!(events.len() <= 1)).unwrap();
+    assert!(seen == 30_000 || !inbound.is_mid_message());
+}

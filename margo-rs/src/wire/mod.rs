@@ -1,0 +1,29 @@
+//! Frames of the built-in transports: pure encoding and decoding, no input or output.
+//!
+//! Everything is little-endian. A connection starts with one [`Hello`] each way; then frames follow, each a 16-byte
+//! [`Header`] and a body:
+//!
+//! ```text
+//!  0  u32  length of the body, at most the receiver's `max_frame`
+//!  4  u8   kind: 1 request, 2 response, 3 request chunk, 4 response chunk, 5 cancel, 6 response abort, 7 go away
+//!  5  u8   flags: bit 0 more chunks follow, bit 1 no response wanted
+//!  6  u16  zero
+//!  8  u64  call id, chosen by the caller
+//! ```
+//!
+//! A request's body starts with 16 bytes (`u64` RPC id, `u32` timeout in milliseconds or 0, `u32` zero). If more
+//! chunks follow, the `u64` total payload length comes next. The rest is payload. A connection carries calls in both
+//! directions: requests name the sender's calls, responses the receiver's.
+
+mod frame;
+mod hello;
+mod inbound;
+mod outbound;
+
+pub use frame::{Header, Kind, RequestHead, WireError};
+pub use hello::{HELLO_LEN, Hello, PROTOCOL_VERSION};
+pub use inbound::{Event, Inbound, InboundLimits, Refusal};
+pub use outbound::{Outbound, WriteJob};
+
+/// Largest frame body that an implementation of this version may send, in bytes.
+pub const FRAME_MAX: u32 = 256 * 1024;

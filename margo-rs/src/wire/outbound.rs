@@ -1,0 +1,240 @@
+//! The sending half of a connection: messages in, batches of bytes out.
+
+use super::frame::{Header, Kind, RequestHead};
+use crate::buffer::Buffer;
+use std::collections::VecDeque;
+
+/// A payload up to this size is copied behind the other small ones, so that one write carries many, in bytes.
+const BATCHED_MAX: usize = 16 * 1024;
+/// A batch buffer that grew past this is freed after its write instead of kept, in bytes.
+const BATCH_CAPACITY_KEPT: usize = 256 * 1024;
+
+/// Queues messages and cuts them into writes.
+///
+/// Small messages are batched in order. Large ones take turns chunk by chunk, and each write carries everything small
+/// that is waiting before at most one chunk, so that a large transfer delays a small call by one chunk at most.
+#[derive(Debug)]
+pub struct Outbound {
+    max_frame: usize,
+    batch: Vec<u8>,
+    large: VecDeque<Large>,
+    /// Payload bytes of `large` that are not yet cut into a write.
+    large_bytes: usize,
+    /// What the write under way belongs to, and whether its message was given up meanwhile.
+    in_write: Option<(Kind, u64, bool)>,
+}
+
+#[derive(Debug)]
+struct Large {
+    call: u64,
+    /// `None` for a response.
+    head: Option<RequestHead>,
+    payload: Buffer,
+    sent: usize,
+}
+
+impl Large {
+    fn kind(&self) -> Kind {
+        if self.head.is_some() { Kind::Request } else { Kind::Response }
+    }
+}
+
+/// Bytes being written: first `head`, then part of a large payload.
+#[derive(Debug, Default)]
+pub struct WriteJob {
+    head: Vec<u8>,
+    head_written: usize,
+    chunk: Option<(Large, usize)>,
+}
+
+impl WriteJob {
+    /// What is still to be written, in order.
+    pub fn slices(&self) -> [&[u8]; 2] {
+        let chunk = match &self.chunk {
+            Some((large, end)) => &large.payload[large.sent..*end],
+            None => &[],
+        };
+        [&self.head[self.head_written..], chunk]
+    }
+
+    /// Whether everything was written.
+    pub fn is_done(&self) -> bool {
+        let [head, chunk] = self.slices();
+        head.is_empty() && chunk.is_empty()
+    }
+
+    /// Notes that `count` bytes were written.
+    pub fn advance(&mut self, count: usize) {
+        let head = count.min(self.head.len() - self.head_written);
+        self.head_written += head;
+        if let Some((large, end)) = &mut self.chunk {
+            large.sent = (large.sent + count - head).min(*end);
+        }
+    }
+}
+
+impl Outbound {
+    /// An empty queue for a peer that accepts frame bodies of up to `max_frame` bytes.
+    pub fn new(max_frame: u32) -> Self {
+        Self {
+            max_frame: max_frame as usize,
+            batch: Vec::new(),
+            large: VecDeque::new(),
+            large_bytes: 0,
+            in_write: None,
+        }
+    }
+
+    /// Lowers the frame limit to what the peer's handshake stated; nothing may have been cut before.
+    pub fn limit_frame(&mut self, max_frame: u32) {
+        self.max_frame = self.max_frame.min(max_frame as usize);
+    }
+
+    /// Forgets everything queued.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.max_frame as u32);
+    }
+
+    /// Bytes queued and not yet given to a write.
+    pub fn queued(&self) -> usize {
+        self.batch.len() + self.large_bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.large.is_empty()
+    }
+
+    /// Queues a request.
+    pub fn request(&mut self, call: u64, head: RequestHead, payload: Buffer) {
+        if payload.len() > BATCHED_MAX {
+            return self.push_large(Large { call, head: Some(head), payload, sent: 0 });
+        }
+        let flags = if head.one_way { Header::ONE_WAY } else { 0 };
+        let length = (RequestHead::LEN + payload.len()) as u32;
+        Header { length, kind: Kind::Request, flags, call }.encode(&mut self.batch);
+        head.encode(&mut self.batch);
+        self.batch.extend_from_slice(&payload);
+    }
+
+    /// Queues a response.
+    pub fn response(&mut self, call: u64, payload: Buffer) {
+        if payload.len() > BATCHED_MAX {
+            return self.push_large(Large { call, head: None, payload, sent: 0 });
+        }
+        Header { length: payload.len() as u32, kind: Kind::Response, flags: 0, call }.encode(&mut self.batch);
+        self.batch.extend_from_slice(&payload);
+    }
+
+    /// Takes back a request: what is queued of it is dropped, and the peer is told.
+    pub fn cancel(&mut self, call: u64) {
+        // A large request of which nothing was cut yet is simply forgotten.
+        if !self.give_up(Kind::Request, call) {
+            Header { length: 0, kind: Kind::Cancel, flags: 0, call }.encode(&mut self.batch);
+        }
+    }
+
+    /// Gives up on a response that the peer no longer wants.
+    pub fn abort_response(&mut self, call: u64) {
+        let begun = self.large.iter().any(|large| large.head.is_none() && large.call == call && large.sent > 0);
+        if !self.give_up(Kind::Response, call) && begun {
+            Header { length: 0, kind: Kind::ResponseAbort, flags: 0, call }.encode(&mut self.batch);
+        }
+    }
+
+    /// Tells the peer that no new requests are taken.
+    pub fn go_away(&mut self) {
+        Header { length: 0, kind: Kind::GoAway, flags: 0, call: 0 }.encode(&mut self.batch);
+    }
+
+    /// Fills `job`, which must be done, with the next bytes to write; `false` when nothing waits.
+    pub fn next_write(&mut self, job: &mut WriteJob) -> bool {
+        debug_assert!(job.is_done() && job.chunk.is_none());
+        job.head.clear();
+        job.head_written = 0;
+        if job.head.capacity() > BATCH_CAPACITY_KEPT {
+            job.head = Vec::new();
+        }
+        std::mem::swap(&mut job.head, &mut self.batch);
+        if let Some(large) = self.large.pop_front() {
+            let end = self.cut(&large, &mut job.head);
+            self.large_bytes -= end - large.sent;
+            self.in_write = Some((large.kind(), large.call, false));
+            job.chunk = Some((large, end));
+        }
+        !job.is_done()
+    }
+
+    /// Takes back a job that was written to its end.
+    pub fn written(&mut self, job: &mut WriteJob) {
+        debug_assert!(job.is_done());
+        let given_up = matches!(self.in_write.take(), Some((_, _, true)));
+        let Some((large, _)) = job.chunk.take() else { return };
+        if large.sent == large.payload.len() {
+            return;
+        }
+        if given_up {
+            self.large_bytes -= large.payload.len() - large.sent;
+            // For a request, `cancel` has queued the cancel already.
+            if large.head.is_none() {
+                Header { length: 0, kind: Kind::ResponseAbort, flags: 0, call: large.call }.encode(&mut self.batch);
+            }
+        } else {
+            self.large.push_back(large);
+        }
+    }
+
+    fn push_large(&mut self, large: Large) {
+        self.large_bytes += large.payload.len();
+        self.large.push_back(large);
+    }
+
+    /// Writes the frame header of the next chunk of `large`; returns where in the payload the chunk ends.
+    fn cut(&self, large: &Large, out: &mut Vec<u8>) -> usize {
+        let left = large.payload.len() - large.sent;
+        let first = large.sent == 0;
+        let fixed = if first && large.head.is_some() { RequestHead::LEN } else { 0 };
+        let more = fixed + left > self.max_frame;
+        let prefix = fixed + if first && more { 8 } else { 0 };
+        let size = left.min(self.max_frame - prefix);
+        let kind = match (large.kind(), first) {
+            (kind, true) => kind,
+            (Kind::Request, false) => Kind::RequestChunk,
+            (_, false) => Kind::ResponseChunk,
+        };
+        let mut flags = if more { Header::MORE } else { 0 };
+        if first && large.head.is_some_and(|head| head.one_way) {
+            flags |= Header::ONE_WAY;
+        }
+        Header { length: (prefix + size) as u32, kind, flags, call: large.call }.encode(out);
+        if let (true, Some(head)) = (first, &large.head) {
+            head.encode(out);
+        }
+        if first && more {
+            out.extend_from_slice(&(large.payload.len() as u64).to_le_bytes());
+        }
+        large.sent + size
+    }
+
+    /// Drops the queued rest of a large message. `true` if no byte of it was cut, so that the peer need not know, or
+    /// if the write under way will tell it.
+    fn give_up(&mut self, kind: Kind, call: u64) -> bool {
+        if let Some((writing, id, given_up)) = &mut self.in_write
+            && (*writing, *id) == (kind, call)
+        {
+            *given_up = true;
+            // A response needs no more than that. A request may be whole after this write: then only a cancel helps.
+            return kind == Kind::Response;
+        }
+        let Some(at) = self.large.iter().position(|large| large.kind() == kind && large.call == call) else {
+            return false;
+        };
+        let Some(large) = self.large.remove(at) else { return false };
+        self.large_bytes -= large.payload.len() - large.sent;
+        large.sent == 0
+    }
+}
+
+#[cfg(test)]
+#[path = "outbound_tests.rs"]
+mod tests;
