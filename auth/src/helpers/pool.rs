@@ -73,8 +73,21 @@ impl Job {
 }
 
 impl HelperPool {
-    /// A pool whose threads carry `name`, a word of at most ten bytes. No thread is started yet.
+    /// A pool whose threads carry `name`, a word of at most eight bytes. No thread is started yet.
     pub(crate) fn new(name: &'static str, limits: Limits) -> Arc<Self> {
+        Self::of_process(std::process::id(), name, limits)
+    }
+
+    #[cfg(test)]
+    pub(super) fn as_in_a_forked_child() -> Arc<Self> {
+        let limits = Limits {
+            helpers: 1,
+            waiting: 1,
+        };
+        Self::of_process(0, "test", limits)
+    }
+
+    fn of_process(owner: u32, name: &'static str, limits: Limits) -> Arc<Self> {
         let state = State {
             running: vec![None; limits.helpers],
             ..State::default()
@@ -83,7 +96,7 @@ impl HelperPool {
             shared: Arc::new(Shared {
                 name,
                 limits,
-                owner: std::process::id(),
+                owner,
                 state: Mutex::new(state),
                 work: Condvar::new(),
                 alarm: Condvar::new(),
@@ -177,6 +190,9 @@ impl HelperPool {
     }
 
     pub(super) fn clear_alarm(&self, key: AlarmKey) {
+        if self.shared.owner != std::process::id() {
+            return;
+        }
         // The timer may wake once for a deadline that is gone, and then sleeps on.
         let alarm = self.shared.state.lock().alarms.remove(&key);
         drop(alarm);

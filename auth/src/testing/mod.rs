@@ -17,5 +17,5 @@ mod realm;
 mod tools;
 
 pub use munged::{Munged, MungedOptions};
-pub use realm::MungeRealm;
+pub use realm::{MungeRealm, skipped};
 pub use tools::{REQUIRE_MUNGED, StartError};

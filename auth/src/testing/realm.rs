@@ -105,15 +105,22 @@ impl MungeRealm {
     }
 }
 
-/// Says once per skipped test what is missing.
+/// Says in one line on stderr that the current test is skipped, and why.
+///
+/// Unlike `eprintln!` it is seen for a test that passes, too.
+pub fn skipped(reason: &str) {
+    let test = std::thread::current();
+    let name = test.name().unwrap_or("a test");
+    let line = format!("skipped {name}: {reason}\n"); // in one write: tests run side by side
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 pub(super) fn skip<T>(error: &StartError) -> Option<T> {
     let required = std::env::var_os(REQUIRE_MUNGED).is_some_and(|value| value == "1");
     assert!(!required, "{error} ({REQUIRE_MUNGED} is set)");
-    let test = std::thread::current();
-    eprintln!(
-        "skipped {}: {error} ({REQUIRE_MUNGED}=1 makes this a failure)",
-        test.name().unwrap_or("a test")
-    );
+    skipped(&format!(
+        "{error} ({REQUIRE_MUNGED}=1 makes this a failure)"
+    ));
     None
 }
 
