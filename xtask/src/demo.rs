@@ -34,7 +34,7 @@ pub(crate) fn run() -> Outcome {
     let mut failed = Vec::new();
     for stage in STAGES {
         println!("\n== {stage} ==");
-        if let Err(error) = run_stage(stage, &programs, munged.socket().as_deref()) {
+        if let Err(error) = run_stage(stage, &programs, munged.socket()) {
             println!("  FAILED: {error}");
             failed.push(*stage);
         }

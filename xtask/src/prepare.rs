@@ -135,7 +135,7 @@ fn apt(privilege: &[&str], arguments: &[&str]) -> Outcome {
     // `env` because sudo drops the variable otherwise.
     let words = [
         privilege,
-        &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"],
+        &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"],
         arguments,
     ]
     .concat();

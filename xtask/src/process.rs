@@ -58,11 +58,6 @@ impl Running {
         Ok((running, lines))
     }
 
-    /// The status of the process if it has ended.
-    pub(crate) fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
-    }
-
     /// Waits until the process ends; past `timeout` it is killed and that is the error.
     pub(crate) fn wait_within(&mut self, timeout: Duration) -> Outcome<ExitStatus> {
         let deadline = Instant::now() + timeout;
