@@ -13,6 +13,5 @@ pub const LINKED: bool = false;
 /// What to tell a user who asks for a protocol that only Mercury provides (`ofi+…`, `ucx+…`, `na+sm`).
 ///
 /// One paragraph, no trailing newline.
-pub const HOW_TO_INSTALL: &str = "this version of Mochi for Rust does not link Mercury yet; use `tcp`. \
-    The Mercury installation it is being made for comes from Spack: \
-    `spack env activate -d . && spack install` in the directory of this project's spack.yaml";
+pub const HOW_TO_INSTALL: &str = "a later version of Mochi for Rust will link it. The installation that this is being \
+    made for comes from Spack: `spack env activate -d . && spack install` beside this project's spack.yaml";

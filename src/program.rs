@@ -1,0 +1,72 @@
+//! The frame of our programs: logs, the address line, signals, and one clear line when something failed.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use margo_rs::Engine;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// How a program ends: with nothing to say, or with what went wrong.
+pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Characters of an error shown at most; some of them may come from a peer.
+const ERROR_MAX: usize = 1000;
+
+/// Sends logs to standard error, at level `warn` unless `MOCHI_LOG` (or else `RUST_LOG`) says otherwise.
+pub fn log_to_stderr() {
+    let filter =
+        EnvFilter::try_from_env("MOCHI_LOG").or_else(|_| EnvFilter::try_from_default_env());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn")))
+        .with_writer(io::stderr)
+        .init();
+}
+
+/// The exit code of a program: 0, or 1 after one line on standard error. (2 is for wrong arguments.)
+pub fn finish(outcome: Outcome) -> ExitCode {
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    let text = error.to_string();
+    let line: String = text
+        .chars()
+        .take(ERROR_MAX)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    // Nothing better can be done for a closed standard error.
+    let _ = writeln!(io::stderr(), "error: {line}");
+    ExitCode::FAILURE
+}
+
+/// Prints one line; unlike `println!` it does not panic when nobody reads any more, so a server outlives its terminal.
+pub fn say(line: impl fmt::Display) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}
+
+/// Tells the world that the server may be called: the line that scripts wait for.
+pub fn announce(engine: &Engine) {
+    say(format_args!(
+        "Server running at address {}",
+        engine.address()
+    ));
+}
+
+/// Returns when the engine was shut down, or after shutting it down gracefully on SIGTERM or SIGINT.
+///
+/// # Errors
+/// The signals cannot be received.
+pub async fn run_until_stopped(engine: &Engine) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        () = engine.wait() => return Ok(()),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    engine.shutdown().await;
+    Ok(())
+}
