@@ -376,13 +376,10 @@ impl Core {
         next
     }
 
-    /// Wakes a caller so that it drives the transport, or leaves that to the progress thread.
+    /// Wakes a caller that still waits, so that it drives the transport next. If none does, the answers that are in
+    /// only wait to be picked up, and the progress thread looks after the rest in its own time.
     pub(crate) fn pass_lead_on(&self, link: &LinkState) {
-        self.driver.step_back();
-        if link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one()) {
-            return;
-        }
-        self.driver.hand_over();
+        let _ = link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one());
     }
 }
 
