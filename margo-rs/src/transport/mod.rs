@@ -26,6 +26,8 @@
 //!   on the link. No lock that [`Link`]'s methods need is held during a callback.
 //! * Nothing blocks except [`Transport::park`].
 
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 pub mod tcp;
 
 mod loopback;
