@@ -69,8 +69,7 @@ async fn serve(arguments: ServerArguments) -> Outcome {
         async move { Ok(server.hello(&token, &name)) }
     })?;
 
-    program::announce(&engine);
-    program::run_until_stopped(&engine).await
+    program::serve_until_stopped(&engine).await
 }
 
 impl Server {

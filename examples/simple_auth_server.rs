@@ -31,8 +31,7 @@ async fn serve(arguments: ServerArguments) -> Outcome {
         let credentials = credentials.clone();
         async move { Ok(authenticate(&credentials, &credential).await) }
     })?;
-    program::announce(&engine);
-    program::run_until_stopped(&engine).await
+    program::serve_until_stopped(&engine).await
 }
 
 async fn authenticate(credentials: &Credentials, credential: &HgString) -> i32 {

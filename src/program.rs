@@ -47,21 +47,20 @@ pub fn say(line: impl fmt::Display) {
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }
 
-/// Tells the world that the server may be called: the line that scripts wait for.
-pub fn announce(engine: &Engine) {
+/// Prints the line that scripts wait for, and returns when the engine was shut down, or after shutting it down
+/// gracefully on SIGTERM or SIGINT.
+///
+/// The signals are caught from before the line is printed, so that whoever has read it gets a graceful end.
+///
+/// # Errors
+/// The signals cannot be received.
+pub async fn serve_until_stopped(engine: &Engine) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     say(format_args!(
         "Server running at address {}",
         engine.address()
     ));
-}
-
-/// Returns when the engine was shut down, or after shutting it down gracefully on SIGTERM or SIGINT.
-///
-/// # Errors
-/// The signals cannot be received.
-pub async fn run_until_stopped(engine: &Engine) -> Outcome {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! {
         () = engine.wait() => return Ok(()),
         _ = terminate.recv() => {}

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use mochi_auth::users;
 use rustix::process::{getgid, getuid};
@@ -156,6 +157,23 @@ fn each_user_gets_their_own_name() {
                 let hello = format!("Hello \"Matthieu\" (username {})", name_of(uid));
                 assert!(server.stdout.contains(&hello), "{stage}: {server:?}");
             }
+        }
+    }
+}
+
+/// Servers once caught signals only after they had printed their address: a script that had what it wanted within that
+/// time killed them, in half of all tries.
+#[test]
+fn server_that_gave_its_address_ends_gracefully() {
+    for stage in STAGES {
+        for _ in 0..20 {
+            let mut server = example(
+                &format!("{stage}_server"),
+                &[PROTOCOL],
+                Path::new("/nonexistent"),
+            );
+            let (server, _) = Running::server(&mut server);
+            server.stop().assert_success();
         }
     }
 }
