@@ -1,6 +1,5 @@
 //! `mochi`: the command line tool of Mochi for Rust.
 
-mod bench;
 mod cli;
 
 use std::process::ExitCode;
