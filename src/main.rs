@@ -1,5 +1,6 @@
 //! `mochi`: the command line tool of Mochi for Rust.
 
+mod bench;
 mod cli;
 
 use std::process::ExitCode;

@@ -9,6 +9,8 @@ mod shutdown;
 use clap::{Parser, Subcommand};
 use mochi_rs::program::Outcome;
 
+use crate::bench;
+
 /// Looks at, and talks to, services built with Mochi for Rust.
 #[derive(Parser)]
 #[command(
@@ -27,6 +29,8 @@ enum Command {
     Info(info::Arguments),
     /// Measure the time to connect to a server and to get answers from it
     Ping(ping::Arguments),
+    /// Measure what calls cost on this machine, and the floor under them
+    Bench(bench::Arguments),
     /// Ask a server to shut down; it must allow that
     Shutdown(shutdown::Arguments),
 }
@@ -36,6 +40,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::Info(arguments) => info::run(&arguments).await,
         Command::Ping(arguments) => ping::run(&arguments).await,
+        Command::Bench(arguments) => bench::run(arguments).await,
         Command::Shutdown(arguments) => shutdown::run(&arguments).await,
     }
 }

@@ -1,0 +1,78 @@
+//! Times of one measurement.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use mochi_rs::program::Outcome;
+
+/// Collects times while a measurement runs.
+pub(super) struct Recorder {
+    histogram: Histogram<u64>,
+    count: u64,
+}
+
+impl Recorder {
+    pub(super) fn new() -> Outcome<Self> {
+        // Three digits; it grows with the times that it sees.
+        Ok(Self {
+            histogram: Histogram::new(3)?,
+            count: 0,
+        })
+    }
+
+    /// Counts `count` round trips.
+    pub(super) fn count(&mut self, count: u64) {
+        self.count += count;
+    }
+
+    /// Notes how long each of `count` round trips took, which counts them only if [`Recorder::count`] does.
+    pub(super) fn record(&mut self, took: Duration, count: u64) -> Outcome {
+        let nanos = u64::try_from(took.as_nanos())?;
+        Ok(self.histogram.record_n(nanos, count)?)
+    }
+
+    pub(super) fn merge(&mut self, other: &Recorder) -> Outcome {
+        self.count += other.count;
+        Ok(self.histogram.add(&other.histogram)?)
+    }
+
+    pub(super) fn sample(&self, since: Instant) -> Sample {
+        let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
+        Sample {
+            p50_us: micros(0.5),
+            p99_us: micros(0.99),
+            per_s: self.count as f64 / since.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// What one measurement found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) per_s: f64,
+}
+
+/// The middle one; of an even number, the mean of the two in the middle. `values` has at least one.
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between() {
+        assert_eq!(median(vec![3.0]), 3.0);
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 9.0, 2.0]), 3.0);
+    }
+}
