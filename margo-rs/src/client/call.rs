@@ -215,7 +215,7 @@ impl RawCall {
                 return Poll::Ready(Err(error));
             }
         };
-        let Some(transport) = link.link().cloned() else { unreachable!("a link that is up is attached") };
+        let Some(transport) = link.link() else { unreachable!("a link that is up is attached") };
         if self.one_way && transport.queued() > core.limits.max_queued {
             link.calls.forget(id);
             let peer = self.peer.address().clone();
@@ -231,11 +231,11 @@ impl RawCall {
             link.calls.forget(id);
             return Poll::Ready(Ok(Sent::Done));
         }
-        let alone = core.driver.call_starts(deadline);
-        let flush = self.flush(alone || mode != Mode::Task);
+        let others = core.driver.call_starts(deadline);
+        let now = others == 0 || mode != Mode::Task || core.driver.should_flush(others + 1);
+        transport.request(id, head, payload, self.flush(now));
         self.state = State::InFlight(InFlight { link, id, leading: false, probed: false });
-        transport.request(id, head, payload, flush);
-        Poll::Ready(Ok(if alone { Sent::Alone } else { Sent::AmongOthers }))
+        Poll::Ready(Ok(if others == 0 { Sent::Alone } else { Sent::AmongOthers }))
     }
 
     /// Inside of the transport's poll, everything goes out together at its end.
@@ -249,9 +249,6 @@ impl RawCall {
         let driver = &self.peer.core().driver;
         if call.link.is_local() || driver.is_polling_here() {
             return None;
-        }
-        if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
-            return Some(Poll::Ready(self.finish(outcome)));
         }
         if alone {
             if call.probed || !driver.should_probe() {

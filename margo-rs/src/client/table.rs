@@ -73,7 +73,8 @@ impl CallTable {
         }
     }
 
-    /// Takes a slot for a call with a payload of `bytes`.
+    /// Takes a slot for a call with a payload of `bytes`. The waker is called when there may be room, if there is none,
+    /// or else when the call has its outcome.
     pub(crate) fn begin(&self, bytes: u64, deadline: Instant, timeout: Duration, waker: &Waker) -> Begin {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
@@ -99,7 +100,7 @@ impl CallTable {
             }
         };
         let slot = &mut inner.slots[index as usize];
-        slot.call = Some(Entry { deadline, timeout, bytes, waker: None, outcome: None });
+        slot.call = Some(Entry { deadline, timeout, bytes, waker: Some(waker.clone()), outcome: None });
         inner.in_flight += 1;
         inner.bytes += bytes;
         Begin::Id(CallId(u64::from(slot.generation) << 32 | u64::from(index)))
@@ -244,13 +245,8 @@ impl CallTable {
         }
     }
 
-    /// Whether calls can no longer be made on the link.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(self.inner.lock().state, State::Lost(_))
-    }
-
-    /// Calls that have a slot.
-    pub(crate) fn in_flight(&self) -> usize {
+    #[cfg(test)]
+    fn in_flight(&self) -> usize {
         self.inner.lock().in_flight as usize
     }
 }
@@ -373,6 +369,5 @@ mod tests {
             assert!(matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(error)) if matches!(*error, CallError::ShutDown)));
         }
         assert!(matches!(begin(&table, 1), Begin::Failed(_)));
-        assert!(table.is_lost());
     }
 }

@@ -10,7 +10,6 @@ use crate::transport::tcp::{self, TcpTransport};
 use crate::transport::{Acceptor, Transport};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
@@ -152,7 +151,7 @@ impl Builder {
             peers: Mutex::new(HashMap::new()),
             links: Mutex::new(HashMap::new()),
             local: OnceLock::new(),
-            serving: AtomicUsize::new(0),
+            serving: Arc::default(),
         });
         tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

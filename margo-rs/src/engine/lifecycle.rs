@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Instant;
@@ -36,8 +36,50 @@ struct Inner {
     finalize: Vec<Callback>,
     /// Who waits for the end.
     waiting: Vec<Waker>,
-    /// The thread that waits for handlers to end, and how long it does.
-    draining: Option<(Waker, Instant)>,
+    /// Until when handlers may end.
+    grace_until: Option<Instant>,
+}
+
+/// Counts the requests that an engine serves.
+#[derive(Default)]
+pub(crate) struct Serving {
+    count: AtomicUsize,
+    /// Who waits for the count to reach zero, at shutdown.
+    drained: Mutex<Option<Waker>>,
+    draining: AtomicBool,
+}
+
+impl Serving {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Counts a request in, unless there are `max` already.
+    pub(crate) fn begin(&self, max: usize) -> bool {
+        if self.count.fetch_add(1, Ordering::SeqCst) < max {
+            return true;
+        }
+        self.end();
+        false
+    }
+
+    pub(crate) fn end(&self) {
+        if self.count.fetch_sub(1, Ordering::SeqCst) == 1 && self.draining.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn watch(&self, waker: &Waker) {
+        *self.drained.lock() = Some(waker.clone());
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    fn wake(&self) {
+        let waker = self.drained.lock().clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl Lifecycle {
@@ -67,30 +109,6 @@ impl Lifecycle {
         guard.is_some_and(|guard| guard(request))
     }
 
-    /// No request is being served any more.
-    pub(crate) fn drained(&self) {
-        if self.state.load(Ordering::Acquire) == DRAINING {
-            self.wake_draining();
-        }
-    }
-
-    /// Ends the grace period when its time has come; returns when that will be.
-    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
-        let until = self.inner.lock().draining.as_ref()?.1;
-        if until > now {
-            return Some(until);
-        }
-        self.wake_draining();
-        None
-    }
-
-    fn wake_draining(&self) {
-        let waker = self.inner.lock().draining.as_ref().map(|(waker, _)| waker.clone());
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
     fn poll_ended(&self, waker: &Waker) -> Poll<()> {
         if self.has_ended() {
             return Poll::Ready(());
@@ -117,6 +135,16 @@ impl Lifecycle {
 }
 
 impl Core {
+    /// Ends the grace period when its time has come; returns when that will be.
+    pub(crate) fn expire_grace(&self, now: Instant) -> Option<Instant> {
+        let until = self.lifecycle.inner.lock().grace_until?;
+        if until > now {
+            return Some(until);
+        }
+        self.serving.wake();
+        None
+    }
+
     /// Starts the orderly end, once. It runs on a thread of its own, because callbacks may block and make calls.
     pub(crate) fn begin_shutdown(self: &Arc<Self>) {
         let state = &self.lifecycle.state;
@@ -137,8 +165,9 @@ impl Core {
         self.transport.stop_accepting();
         let until = Instant::now() + self.limits.shutdown_grace;
         super::block_on(|cx| {
-            self.lifecycle.inner.lock().draining = Some((cx.waker().clone(), until));
-            let left = self.serving.load(Ordering::Acquire);
+            self.serving.watch(cx.waker());
+            self.lifecycle.inner.lock().grace_until = Some(until);
+            let left = self.serving.count();
             if left == 0 || Instant::now() >= until {
                 if left > 0 {
                     tracing::warn!(requests = left, "handlers did not end within the grace period");
@@ -148,7 +177,7 @@ impl Core {
             self.driver.remind(until);
             Poll::Pending
         });
-        self.lifecycle.inner.lock().draining = None;
+        self.lifecycle.inner.lock().grace_until = None;
         // Answers of the last handlers that a full socket held back.
         self.transport.poll();
         self.end();

@@ -1,6 +1,6 @@
 //! A link with the calls in flight on it, both ways.
 
-use super::Core;
+use super::{Core, DriverKey, Serving};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::client::CallTable;
@@ -11,7 +11,7 @@ use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
 use crate::wire::{Refusal, RequestHead};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Length of the parent RPC id that starts every request payload, as in Margo, in bytes.
 pub(crate) const REQUEST_HEADER: usize = 8;
@@ -31,7 +31,12 @@ pub(crate) struct LinkState {
     pub(crate) running: Running,
     /// Requests of the peer's that are not answered yet.
     in_flight: AtomicUsize,
-    peer_is_leaving: AtomicBool,
+    /// Requests being served by the whole engine.
+    serving: Arc<Serving>,
+    /// Which driver's `poll` answers go out at the end of.
+    driver: DriverKey,
+    /// The link is lost, or its peer takes no new requests.
+    ending: AtomicBool,
 }
 
 impl LinkState {
@@ -45,7 +50,9 @@ impl LinkState {
             calls: CallTable::new(),
             running: Running::default(),
             in_flight: AtomicUsize::new(0),
-            peer_is_leaving: AtomicBool::new(false),
+            serving: core.serving.clone(),
+            driver: core.driver.key(),
+            ending: AtomicBool::new(false),
         });
         core.track(&state);
         state
@@ -74,12 +81,7 @@ impl LinkState {
 
     /// Whether new calls should go over another link.
     pub(crate) fn is_ending(&self) -> bool {
-        self.peer_is_leaving.load(Ordering::Acquire) || self.calls.is_lost()
-    }
-
-    /// Requests of the peer's that are not answered yet.
-    pub(crate) fn serving(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
+        self.ending.load(Ordering::Acquire)
     }
 
     pub(crate) fn close(&self, reason: &str) {
@@ -92,8 +94,8 @@ impl LinkState {
     pub(crate) fn respond(&self, call: CallId, payload: Buffer) {
         let Some(link) = self.link() else { return };
         // Inside of the transport's poll, everything answered goes out together at its end.
-        let inside = self.core().is_some_and(|core| core.driver.is_polling_here());
-        link.respond(call, payload, if inside { Flush::Later } else { Flush::Now });
+        let flush = if self.driver.is_polling_here() { Flush::Later } else { Flush::Now };
+        link.respond(call, payload, flush);
     }
 
     /// Answers a request with an error.
@@ -104,15 +106,13 @@ impl LinkState {
     /// A request has its answer, or nobody will give one.
     pub(crate) fn end_request(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        if let Some(core) = self.core() {
-            core.request_ends();
-        }
+        self.serving.end();
     }
 
     /// Counts a request in, unless there are too many.
     fn admit(&self, core: &Core) -> bool {
         let mine = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        if mine < core.limits.max_in_flight as usize && core.request_starts() {
+        if mine < core.limits.max_in_flight as usize && self.serving.begin(core.limits.max_in_flight_total) {
             return true;
         }
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -163,7 +163,7 @@ impl LinkEvents for LinkState {
         }
         let deadline = match head.timeout_ms {
             0 => None,
-            ms => Some(Instant::now() + Duration::from_millis(ms.into())),
+            ms => Some(core.driver.now() + Duration::from_millis(ms.into())),
         };
         let in_flight = InFlight::new(link, call);
         let responder = RawResponder::new(in_flight.clone(), head.one_way || registration.response_disabled);
@@ -199,7 +199,7 @@ impl LinkEvents for LinkState {
     }
 
     fn on_go_away(&self) {
-        self.peer_is_leaving.store(true, Ordering::Release);
+        self.ending.store(true, Ordering::Release);
     }
 
     fn on_lost(&self, error: &LinkError) {
@@ -209,6 +209,7 @@ impl LinkEvents for LinkState {
                 CallError::ConnectionLost { peer: self.peer.clone(), reason: reason.clone() }
             }
         };
+        self.ending.store(true, Ordering::Release);
         self.calls.lose(error);
         self.running.cancel_all();
         if let Some(core) = self.core() {

@@ -11,9 +11,9 @@ pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
 pub use self::wait::Wait;
 
-pub(crate) use self::lifecycle::Lifecycle;
+pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
-pub(crate) use self::progress::{Driver, Led};
+pub(crate) use self::progress::{Driver, DriverKey, Led};
 pub(crate) use self::builder::check_protocol;
 pub(crate) use self::wait::{block_on, run_blocking};
 
@@ -33,7 +33,6 @@ use serde::de::DeserializeOwned;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
@@ -85,7 +84,7 @@ pub(crate) struct Core {
     links: Mutex<HashMap<usize, Weak<LinkState>>>,
     local: OnceLock<Arc<LinkState>>,
     /// Requests being served, on all links.
-    serving: AtomicUsize,
+    pub(crate) serving: Arc<Serving>,
 }
 
 impl Engine {
@@ -242,7 +241,7 @@ impl Engine {
         let core = self.core();
         Load {
             calls: core.driver.outstanding(),
-            requests: core.serving.load(Ordering::Acquire),
+            requests: core.serving.count(),
             links: core.links.lock().values().filter(|link| link.strong_count() > 0).count(),
         }
     }
@@ -290,21 +289,6 @@ impl Core {
             return Err(RegisterError::ShutDown);
         }
         self.registry.insert(registration)
-    }
-
-    /// Counts a request in, unless the engine serves too many.
-    fn request_starts(&self) -> bool {
-        if self.serving.fetch_add(1, Ordering::AcqRel) < self.limits.max_in_flight_total {
-            return true;
-        }
-        self.serving.fetch_sub(1, Ordering::AcqRel);
-        false
-    }
-
-    fn request_ends(&self) {
-        if self.serving.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.lifecycle.drained();
-        }
     }
 
     /// The peer at an address that was resolved, shared by all who look it up.
@@ -360,7 +344,7 @@ impl Core {
 
     /// Ends calls whose deadline has passed; returns the next deadline.
     pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
-        let mut next = self.lifecycle.expire(now);
+        let mut next = self.expire_grace(now);
         for link in self.links() {
             let (expired, earliest) = link.calls.expire(now);
             if let Some(transport) = link.link() {

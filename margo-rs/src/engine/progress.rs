@@ -24,6 +24,9 @@ const MISSES_MAX: u32 = 8;
 /// ...except that every so many calls one tries again.
 const RETRY_EVERY: u32 = 16;
 
+/// Fewer calls than this are not worth a system call while others are about to follow.
+const BATCH_MIN: usize = 16;
+
 /// How long a thread that waits keeps looking before it parks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -56,8 +59,21 @@ impl Progress {
 thread_local! {
     /// The engine whose transport this thread is inside of (the driver's address), or 0.
     static POLLING: Cell<usize> = const { Cell::new(0) };
+    /// When the last poll on this thread began.
+    static POLL_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
     /// The engine whose progress thread this is, or 0.
     static PROGRESS_THREAD: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Tells drivers apart without holding on to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DriverKey(usize);
+
+impl DriverKey {
+    /// Whether this thread is inside that driver's transport right now.
+    pub(crate) fn is_polling_here(self) -> bool {
+        POLLING.get() == self.0
+    }
 }
 
 /// The state that leaders and the progress thread share.
@@ -67,6 +83,8 @@ pub(crate) struct Driver {
     listening: bool,
     /// Calls of ours in flight, on all links.
     outstanding: AtomicUsize,
+    /// Calls queued since the transport was last polled.
+    unflushed: AtomicUsize,
     /// A caller leads, or has been woken to lead.
     led: AtomicBool,
     /// Grows with each time a caller led.
@@ -101,6 +119,7 @@ impl Driver {
             progress,
             listening,
             outstanding: AtomicUsize::new(0),
+            unflushed: AtomicUsize::new(0),
             led: AtomicBool::new(false),
             leads: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
@@ -116,33 +135,50 @@ impl Driver {
 
     /// Whether this thread is inside this engine's transport right now.
     pub(crate) fn is_polling_here(&self) -> bool {
-        POLLING.get() == self.key()
+        self.key().is_polling_here()
+    }
+
+    /// The time, as of the beginning of the poll if this is inside of one.
+    pub(crate) fn now(&self) -> Instant {
+        if self.is_polling_here() && let Some(now) = POLL_BEGAN.get() { now } else { Instant::now() }
     }
 
     /// Whether this is the engine's own thread.
     pub(crate) fn is_progress_thread(&self) -> bool {
-        PROGRESS_THREAD.get() == self.key()
+        PROGRESS_THREAD.get() == self.key().0
     }
 
-    fn key(&self) -> usize {
-        std::ptr::from_ref(self).addr()
+    /// Tells this driver from others.
+    pub(crate) fn key(&self) -> DriverKey {
+        DriverKey(std::ptr::from_ref(self).addr())
     }
 
-    fn poll(&self) -> Polled {
+    fn poll(&self, now: Instant) -> Polled {
         struct Restore(usize);
         impl Drop for Restore {
             fn drop(&mut self) {
                 POLLING.set(self.0);
             }
         }
-        let _restore = Restore(POLLING.replace(self.key()));
+        let _restore = Restore(POLLING.replace(self.key().0));
+        POLL_BEGAN.set(Some(now));
+        self.unflushed.store(0, Ordering::Relaxed);
         self.transport.poll()
     }
 
-    /// A call starts. `true` if it is the only one in flight.
-    pub(crate) fn call_starts(&self, deadline: Instant) -> bool {
+    /// A call starts. Says how many are in flight before it.
+    pub(crate) fn call_starts(&self, deadline: Instant) -> usize {
         self.watch_deadline(deadline);
-        self.outstanding.fetch_add(1, Ordering::SeqCst) == 0
+        self.outstanding.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Whether a call that is one of `outstanding` should go out at once with all that are queued. Once half of them
+    /// are, the server can work on that half while the other is being prepared.
+    pub(crate) fn should_flush(&self, outstanding: usize) -> bool {
+        let unflushed = self.unflushed.load(Ordering::Relaxed) + 1;
+        let now = unflushed >= BATCH_MIN && unflushed * 2 >= outstanding;
+        self.unflushed.store(if now { 0 } else { unflushed }, Ordering::Relaxed);
+        now
     }
 
     /// Makes sure that `expire` is called at the deadline. What expires must be findable before this.
@@ -206,8 +242,9 @@ impl Driver {
         }
         self.leads.fetch_add(1, Ordering::Release);
         let start = Instant::now();
+        let mut now = start;
         loop {
-            let polled = self.poll();
+            let polled = self.poll(now);
             if done() {
                 self.misses.store(0, Ordering::Relaxed);
                 return Led::Done;
@@ -215,7 +252,7 @@ impl Driver {
             if polled == Polled::Progress && self.outstanding() > 1 {
                 return Led::Others;
             }
-            let now = Instant::now();
+            now = Instant::now();
             if now >= deadline || budget.is_some_and(|budget| now - start >= budget) {
                 if misses < MISSES_MAX {
                     self.misses.store(misses + 1, Ordering::Relaxed);
@@ -243,7 +280,7 @@ impl Driver {
 
     /// The progress thread. `expire` ends what is due and returns the next time it must be called.
     pub(crate) fn run(&self, expire: impl Fn(Instant) -> Option<Instant>) {
-        PROGRESS_THREAD.set(self.key());
+        PROGRESS_THREAD.set(self.key().0);
         let mut seen = self.leads.load(Ordering::Acquire);
         while !self.stopped.load(Ordering::SeqCst) {
             let leads = self.leads.load(Ordering::Acquire);
@@ -251,7 +288,7 @@ impl Driver {
             if !self.listening && !handed_over && (leads != seen || self.led.load(Ordering::SeqCst)) {
                 if leads == seen {
                     // Somebody leads and has not been polled for a whole lease.
-                    self.poll();
+                    self.poll(Instant::now());
                 }
                 seen = leads;
                 let mut lease = self.lease.lock();
@@ -283,16 +320,18 @@ impl Driver {
             None => LEASE,
         };
         let mut quiet_since: Option<Instant> = None;
+        let mut now = Instant::now();
         loop {
             if self.stopped.load(Ordering::SeqCst)
                 || (!self.listening && (self.led.load(Ordering::SeqCst) || self.leads.load(Ordering::Acquire) != seen))
             {
                 return;
             }
-            match self.poll() {
+            let polled = self.poll(now);
+            now = Instant::now();
+            match polled {
                 Polled::Progress => quiet_since = None,
                 Polled::Idle | Polled::Busy => {
-                    let now = Instant::now();
                     if now - *quiet_since.get_or_insert(now) >= budget {
                         return;
                     }

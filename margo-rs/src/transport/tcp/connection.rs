@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) token: u64,
     stream: TcpStream,
     peer: Address,
+    /// Bytes waiting to be sent past which nothing more is read.
+    max_queued: usize,
     /// The peer opened it.
     accepted: bool,
     phase: AtomicU8,
@@ -94,6 +96,7 @@ impl Connection {
             token,
             stream,
             peer,
+            max_queued: shared.limits.max_queued,
             accepted: events.is_none(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
@@ -293,9 +296,8 @@ impl Connection {
 
     /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
     fn pause_reading(&self) -> bool {
-        let Some(shared) = self.shared.upgrade() else { return true };
         let mut outbox = self.outbox.lock();
-        outbox.reading_paused = outbox.queue.queued() > shared.limits.max_queued;
+        outbox.reading_paused = outbox.queue.queued() > self.max_queued;
         outbox.reading_paused && {
             drop(outbox);
             // What is queued may be only what this very poll answered: try to get rid of it first.
@@ -367,7 +369,7 @@ impl Connection {
         outbox.writing = false;
         if outbox.reading_paused
             && let Some(shared) = self.shared.upgrade()
-            && outbox.queue.queued() <= shared.limits.max_queued / 2
+            && outbox.queue.queued() <= self.max_queued / 2
         {
             outbox.reading_paused = false;
             drop(outbox);
