@@ -17,6 +17,9 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Requests in flight in the whole engine. Default 65,536.
     pub max_in_flight_total: usize,
+    /// Payload bytes of requests in flight in the whole engine, and again as many of messages that are still arriving.
+    /// Default 1 GiB.
+    pub max_bytes_total: u64,
     /// Bytes of responses waiting for one slow peer, past which no more of its requests are read. Default 64 MiB.
     pub max_queued: usize,
     /// Connections accepted at a time. Default 65,536 (the descriptor limit of the process may be lower).
@@ -41,6 +44,7 @@ impl Default for Limits {
             max_in_flight: 4096,
             max_bytes: 256 << 20,
             max_in_flight_total: 65_536,
+            max_bytes_total: 1 << 30,
             max_queued: 64 << 20,
             max_connections: 65_536,
             handshake_timeout: Duration::from_secs(5),

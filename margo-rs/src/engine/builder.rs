@@ -1,6 +1,6 @@
 //! Options of an engine.
 
-use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress};
+use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving};
 use crate::address::Address;
 use crate::error::{ListenError, UnsupportedProtocol};
 use crate::exec::{Pool, Pools};
@@ -139,6 +139,7 @@ impl Builder {
         let (layer, accepting): (Layer, AcceptorLayer) =
             self.layers.unwrap_or_else(|| (Box::new(|transport| transport), Box::new(|acceptor| acceptor)));
         let transport = layer(tcp.clone());
+        let serving = Arc::new(Serving::new(&self.limits));
         let core = Arc::new(Core {
             address: transport.address(),
             driver: Driver::new(transport.clone(), self.progress, listening),
@@ -151,7 +152,7 @@ impl Builder {
             peers: Mutex::new(HashMap::new()),
             links: Mutex::new(HashMap::new()),
             local: OnceLock::new(),
-            serving: Arc::default(),
+            serving,
         });
         tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

@@ -1,7 +1,9 @@
 //! How an engine ends: who asked, what runs when, who waits for it.
 
 use super::Core;
+use crate::limits::Limits;
 use crate::server::Request;
+use crate::wire::Budget;
 use parking_lot::Mutex;
 use std::fmt;
 use std::future::Future;
@@ -40,30 +42,45 @@ struct Inner {
     grace_until: Option<Instant>,
 }
 
-/// Counts the requests that an engine serves.
-#[derive(Default)]
+/// Counts the requests that an engine serves, and the bytes of their payloads.
 pub(crate) struct Serving {
     count: AtomicUsize,
+    count_max: usize,
+    bytes: Budget,
     /// Who waits for the count to reach zero, at shutdown.
     drained: Mutex<Option<Waker>>,
     draining: AtomicBool,
 }
 
 impl Serving {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            count_max: limits.max_in_flight_total,
+            bytes: Budget::new(limits.max_bytes_total),
+            drained: Mutex::new(None),
+            draining: AtomicBool::new(false),
+        }
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Counts a request in, unless there are `max` already.
-    pub(crate) fn begin(&self, max: usize) -> bool {
-        if self.count.fetch_add(1, Ordering::SeqCst) < max {
+    /// Counts a request in, unless there are too many already.
+    pub(crate) fn begin(&self, bytes: u64) -> bool {
+        if !self.bytes.claim(bytes) {
+            return false;
+        }
+        if self.count.fetch_add(1, Ordering::SeqCst) < self.count_max {
             return true;
         }
-        self.end();
+        self.end(bytes);
         false
     }
 
-    pub(crate) fn end(&self) {
+    pub(crate) fn end(&self, bytes: u64) {
+        self.bytes.release(bytes);
         if self.count.fetch_sub(1, Ordering::SeqCst) == 1 && self.draining.load(Ordering::SeqCst) {
             self.wake();
         }

@@ -8,7 +8,7 @@ use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::rpc::RpcId;
 use crate::server::{InFlight, RawResponder, Request, Running};
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Refusal, RequestHead};
+use crate::wire::{Budget, Refusal, RequestHead};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(crate) struct LinkState {
     pub(crate) running: Running,
     /// Requests of the peer's that are not answered yet.
     in_flight: AtomicUsize,
+    /// Bytes of their payloads.
+    bytes: Budget,
     /// Requests being served by the whole engine.
     serving: Arc<Serving>,
     /// Which driver's `poll` answers go out at the end of.
@@ -50,6 +52,7 @@ impl LinkState {
             calls: CallTable::new(),
             running: Running::default(),
             in_flight: AtomicUsize::new(0),
+            bytes: Budget::new(core.limits.max_bytes),
             serving: core.serving.clone(),
             driver: core.driver.key(),
             ending: AtomicBool::new(false),
@@ -104,18 +107,23 @@ impl LinkState {
     }
 
     /// A request has its answer, or nobody will give one.
-    pub(crate) fn end_request(&self) {
+    pub(crate) fn end_request(&self, bytes: u64) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        self.serving.end();
+        self.bytes.release(bytes);
+        self.serving.end(bytes);
     }
 
     /// Counts a request in, unless there are too many.
-    fn admit(&self, core: &Core) -> bool {
-        let mine = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        if mine < core.limits.max_in_flight as usize && self.serving.begin(core.limits.max_in_flight_total) {
+    fn admit(&self, core: &Core, bytes: u64) -> bool {
+        if !self.bytes.claim(bytes) {
+            return false;
+        }
+        let others = self.in_flight.fetch_add(1, Ordering::AcqRel);
+        if others < core.limits.max_in_flight as usize && self.serving.begin(bytes) {
             return true;
         }
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.bytes.release(bytes);
         false
     }
 
@@ -158,14 +166,15 @@ impl LinkEvents for LinkState {
         let Some(registration) = core.registry.find(head.rpc) else {
             return self.refuse_unless_one_way(call, &head, Status::NOENTRY, "");
         };
-        if !self.admit(&core) {
+        let bytes = payload.bytes().len() as u64;
+        if !self.admit(&core, bytes) {
             return self.refuse_unless_one_way(call, &head, Status::BUSY, "");
         }
         let deadline = match head.timeout_ms {
             0 => None,
             ms => Some(core.driver.now() + Duration::from_millis(ms.into())),
         };
-        let in_flight = InFlight::new(link, call);
+        let in_flight = InFlight::new(link, call, bytes);
         let responder = RawResponder::new(in_flight.clone(), head.one_way || registration.response_disabled);
         let request = Request::new(in_flight, head.rpc, parent, deadline);
         registration.dispatch(&core, request, responder, payload);

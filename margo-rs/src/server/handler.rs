@@ -49,8 +49,11 @@ enum Work {
     Blocking(Box<dyn FnOnce() + Send>),
 }
 
+/// What a handler of any kind comes down to.
+type Start = dyn Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync;
+
 /// A handler of any kind.
-pub(crate) struct Handler(Box<dyn Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync>);
+pub(crate) struct Handler(Box<Start>);
 
 impl Handler {
     pub(crate) fn future<In, Out, F, Fut>(handler: F) -> Self

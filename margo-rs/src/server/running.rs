@@ -17,13 +17,15 @@ const LISTED: u8 = 4;
 pub(crate) struct InFlight {
     link: Arc<LinkState>,
     call: CallId,
+    /// Length of its payload.
+    bytes: u64,
     state: AtomicU8,
     wakers: Mutex<Vec<Waker>>,
 }
 
 impl InFlight {
-    pub(crate) fn new(link: Arc<LinkState>, call: CallId) -> Arc<Self> {
-        Arc::new(Self { link, call, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
+    pub(crate) fn new(link: Arc<LinkState>, call: CallId, bytes: u64) -> Arc<Self> {
+        Arc::new(Self { link, call, bytes, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
     }
 
     pub(crate) fn link(&self) -> &Arc<LinkState> {
@@ -63,7 +65,7 @@ impl InFlight {
         if self.state.fetch_or(ANSWERED, Ordering::AcqRel) & LISTED != 0 {
             self.link.running.entries.lock().by_call.remove(&self.call);
         }
-        self.link.end_request();
+        self.link.end_request(self.bytes);
     }
 
     fn cancel(&self) {

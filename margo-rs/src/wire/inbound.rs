@@ -3,6 +3,8 @@
 use super::frame::{Header, Kind, RequestHead, WireError};
 use crate::buffer::{Buffer, Payload};
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A frame body at least this long is read straight into its message once its head is known, in bytes.
 const DIRECT_MIN: usize = 8 * 1024;
@@ -20,6 +22,39 @@ pub struct InboundLimits {
     pub max_bytes: u64,
     /// Messages that may be partly received at a time.
     pub max_messages: usize,
+}
+
+/// Bytes that all connections of an engine together may have announced and not delivered.
+#[derive(Debug)]
+pub struct Budget {
+    claimed: AtomicU64,
+    max: u64,
+}
+
+impl Budget {
+    /// A budget of `max` bytes.
+    pub fn new(max: u64) -> Self {
+        Self { claimed: AtomicU64::new(0), max }
+    }
+
+    /// Takes `bytes` out of the budget, if they are there.
+    pub fn claim(&self, bytes: u64) -> bool {
+        if self.claimed.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes) <= self.max {
+            return true;
+        }
+        self.release(bytes);
+        false
+    }
+
+    /// Gives back what was claimed.
+    pub fn release(&self, bytes: u64) {
+        self.claimed.fetch_sub(bytes, Ordering::AcqRel);
+    }
+
+    /// Bytes that are claimed.
+    pub fn claimed(&self) -> u64 {
+        self.claimed.load(Ordering::Acquire)
+    }
 }
 
 /// Why a message was refused; its chunks are read and thrown away.
@@ -59,13 +94,15 @@ pub enum Event<'a> {
 #[derive(Debug)]
 pub struct Inbound {
     limits: InboundLimits,
+    /// Shared with the other connections of the engine.
+    budget: Arc<Budget>,
     /// The first bytes of a frame that is not whole yet; shorter than `DIRECT_MIN` plus two headers.
     stash: Vec<u8>,
     /// The message whose frame body is being read, and how much of that body is missing.
     body: Option<(Message, usize)>,
     /// Chunked messages between two of their chunks, by direction and call.
     partial: HashMap<(Direction, u64), Message>,
-    /// Sum of `total` over all chunked messages that are not being thrown away.
+    /// Sum of `total` over all begun messages that are not being thrown away; claimed from the budget too.
     claimed: u64,
 }
 
@@ -87,8 +124,6 @@ struct Message {
     discard: bool,
     /// The last frame seen had the `MORE` flag.
     more: bool,
-    /// Counted in `partial` and `claimed` (a single frame is not: `max_frame` bounds it).
-    chunked: bool,
 }
 
 impl Message {
@@ -106,8 +141,8 @@ impl Message {
 
 impl Inbound {
     /// An empty receiver.
-    pub fn new(limits: InboundLimits) -> Self {
-        Self { limits, stash: Vec::new(), body: None, partial: HashMap::new(), claimed: 0 }
+    pub fn new(limits: InboundLimits, budget: Arc<Budget>) -> Self {
+        Self { limits, budget, stash: Vec::new(), body: None, partial: HashMap::new(), claimed: 0 }
     }
 
     /// Whether a message or frame has begun and is not whole.
@@ -311,15 +346,16 @@ impl Inbound {
             None => header.length as u64 - header.prefix_len() as u64,
         };
         let mut message =
-            Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked, chunked };
+            Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked };
         if self.partial.contains_key(&(message.direction(), call)) {
             return Err(WireError::Chunk { call, what: "begun twice" });
         }
         let refusal = if total > self.limits.max_message {
             Some(Refusal::TooLarge { size: total, max: self.limits.max_message })
-        } else if chunked && self.claimed.saturating_add(total) > self.limits.max_bytes {
+        } else if self.claimed + total > self.limits.max_bytes || !self.budget.claim(total) {
             Some(Refusal::Overloaded)
         } else {
+            self.claimed += total;
             None
         };
         if let Some(refusal) = refusal {
@@ -328,8 +364,6 @@ impl Inbound {
                 Some(head) => Event::RequestRefused(call, head, refusal),
                 None => Event::ResponseRefused(call, refusal),
             });
-        } else if chunked {
-            self.claimed += total;
         }
         if chunked && self.partial.len() >= self.limits.max_messages {
             return Err(WireError::TooManyMessages(self.limits.max_messages));
@@ -346,9 +380,7 @@ impl Inbound {
         if message.discard {
             return Ok(());
         }
-        if message.chunked {
-            self.claimed -= message.total;
-        }
+        self.unclaim(message.total);
         let payload = Payload::Owned(Buffer::from(message.bytes));
         sink(match message.head {
             Some(head) => Event::Request(message.call, head, payload),
@@ -361,8 +393,19 @@ impl Inbound {
         if let Some(message) = self.partial.remove(&(direction, call))
             && !message.discard
         {
-            self.claimed -= message.total;
+            self.unclaim(message.total);
         }
+    }
+
+    fn unclaim(&mut self, bytes: u64) {
+        self.claimed -= bytes;
+        self.budget.release(bytes);
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        self.budget.release(self.claimed);
     }
 }
 

@@ -7,6 +7,10 @@ const LIMITS: InboundLimits =
     InboundLimits { max_frame: 64 * 1024, max_message: 1 << 20, max_bytes: 2 << 20, max_messages: 4 };
 const HEAD: RequestHead = RequestHead { rpc: RpcId::from_raw(7), timeout_ms: 9, one_way: false };
 
+fn inbound() -> Inbound {
+    Inbound::new(LIMITS, Arc::new(Budget::new(1 << 30)))
+}
+
 fn frame(kind: Kind, flags: u8, call: u64, total: Option<u64>, payload: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     if kind == Kind::Request {
@@ -46,7 +50,7 @@ fn frames_arrive_whole_however_they_are_cut() {
     bytes.extend(frame(Kind::GoAway, 0, 0, None, &[]));
     let expected = ["request 1 64", "response 2 0", "cancel 3", "request 4 20000", "go away"];
     for step in [1, 2, 15, 16, 17, 33, 100, 8192, bytes.len()] {
-        let mut inbound = Inbound::new(LIMITS);
+        let mut inbound = inbound();
         let seen: Vec<_> = bytes.chunks(step).flat_map(|part| run(&mut inbound, part).unwrap()).collect();
         assert_eq!(seen, expected, "step {step}");
         assert!(!inbound.is_mid_message());
@@ -55,7 +59,7 @@ fn frames_arrive_whole_however_they_are_cut() {
 
 #[test]
 fn chunks_of_two_messages_may_interleave() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     let mut bytes = frame(Kind::Request, Header::MORE, 1, Some(5), b"ab");
     bytes.extend(frame(Kind::Response, Header::MORE, 1, Some(3), b"x"));
     bytes.extend(frame(Kind::RequestChunk, Header::MORE, 1, None, b"c"));
@@ -70,7 +74,7 @@ fn a_message_that_differs_from_its_announced_size_is_a_protocol_error() {
     for (total, parts) in [(5, ["ab", "c"]), (2, ["ab", "c"]), (1, ["ab", "c"])] {
         let mut bytes = frame(Kind::Request, Header::MORE, 1, Some(total), parts[0].as_bytes());
         bytes.extend(frame(Kind::RequestChunk, 0, 1, None, parts[1].as_bytes()));
-        let result = run(&mut Inbound::new(LIMITS), &bytes);
+        let result = run(&mut inbound(), &bytes);
         assert!(matches!(result, Err(WireError::Chunk { call: 1, .. })), "{result:?}");
     }
 }
@@ -78,16 +82,16 @@ fn a_message_that_differs_from_its_announced_size_is_a_protocol_error() {
 #[test]
 fn a_chunk_without_a_start_and_a_second_start_are_protocol_errors() {
     let chunk = frame(Kind::ResponseChunk, 0, 1, None, b"x");
-    assert!(matches!(run(&mut Inbound::new(LIMITS), &chunk), Err(WireError::Chunk { .. })));
+    assert!(matches!(run(&mut inbound(), &chunk), Err(WireError::Chunk { .. })));
     let start = frame(Kind::Response, Header::MORE, 1, Some(5), b"x");
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     run(&mut inbound, &start).unwrap();
     assert!(matches!(run(&mut inbound, &start), Err(WireError::Chunk { .. })));
 }
 
 #[test]
 fn an_endless_run_of_empty_chunks_is_a_protocol_error() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(5), b"ab")).unwrap();
     let empty = frame(Kind::RequestChunk, Header::MORE, 1, None, b"");
     assert!(matches!(run(&mut inbound, &empty), Err(WireError::Chunk { .. })));
@@ -95,14 +99,14 @@ fn an_endless_run_of_empty_chunks_is_a_protocol_error() {
 
 #[test]
 fn an_announced_size_allocates_nothing_before_the_bytes_come() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(1 << 20), b"ab")).unwrap();
     assert!(inbound.partial[&(Direction::Request, 1)].bytes.capacity() < 1024);
 }
 
 #[test]
 fn an_oversized_message_is_refused_once_and_its_chunks_are_thrown_away() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     let size = (1 << 20) + 1;
     let seen = run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(size), &[0; 1000])).unwrap();
     assert_eq!(seen, ["request 1 refused TooLarge { size: 1048577, max: 1048576 }"]);
@@ -120,7 +124,7 @@ fn an_oversized_message_is_refused_once_and_its_chunks_are_thrown_away() {
 
 #[test]
 fn bytes_under_way_are_bounded_and_a_cancel_gives_them_back() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     let begin = |call| frame(Kind::Request, Header::MORE, call, Some(1 << 20), b"x");
     assert!(run(&mut inbound, &begin(1)).unwrap().is_empty());
     assert!(run(&mut inbound, &begin(2)).unwrap().is_empty());
@@ -132,8 +136,27 @@ fn bytes_under_way_are_bounded_and_a_cancel_gives_them_back() {
 }
 
 #[test]
+fn connections_share_a_budget_and_give_it_back() {
+    let budget = Arc::new(Budget::new(3 << 19));
+    let begin = |call| frame(Kind::Request, Header::MORE, call, Some(1 << 20), b"x");
+    let mut first = Inbound::new(LIMITS, budget.clone());
+    let mut second = Inbound::new(LIMITS, budget.clone());
+    assert!(run(&mut first, &begin(1)).unwrap().is_empty());
+    assert_eq!(run(&mut second, &begin(1)).unwrap(), ["request 1 refused Overloaded"]);
+    drop(first);
+    assert_eq!(budget.claimed(), 0);
+    assert!(run(&mut second, &begin(2)).unwrap().is_empty());
+    assert_eq!(budget.claimed(), 1 << 20);
+    let half = frame(Kind::Response, 0, 3, None, &vec![0; 10_000]);
+    run(&mut second, &half[..9000]).unwrap();
+    assert_eq!(budget.claimed(), (1 << 20) + 10_000);
+    run(&mut second, &half[9000..]).unwrap();
+    assert_eq!(budget.claimed(), 1 << 20);
+}
+
+#[test]
 fn direct_reads_end_exactly_at_the_frame() {
-    let mut inbound = Inbound::new(LIMITS);
+    let mut inbound = inbound();
     let bytes = frame(Kind::Response, 0, 3, None, &vec![9; 30_000]);
     run(&mut inbound, &bytes[..100]).unwrap();
     let mut seen = 0;

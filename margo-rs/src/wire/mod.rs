@@ -22,7 +22,7 @@ mod outbound;
 
 pub use frame::{Header, Kind, RequestHead, WireError};
 pub use hello::{HELLO_LEN, Hello, PROTOCOL_VERSION};
-pub use inbound::{Event, Inbound, InboundLimits, Refusal};
+pub use inbound::{Budget, Event, Inbound, InboundLimits, Refusal};
 pub use outbound::{Outbound, WriteJob};
 
 /// Largest frame body that an implementation of this version may send, in bytes.

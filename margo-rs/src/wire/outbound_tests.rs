@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::rpc::RpcId;
-use crate::wire::{Event, Inbound, InboundLimits};
+use crate::wire::{Budget, Event, Inbound, InboundLimits};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 const FRAME: u32 = 32 * 1024;
 
@@ -12,7 +13,8 @@ fn head(one_way: bool) -> RequestHead {
 }
 
 fn inbound() -> Inbound {
-    Inbound::new(InboundLimits { max_frame: FRAME, max_message: 1 << 30, max_bytes: 1 << 30, max_messages: 1000 })
+    let limits = InboundLimits { max_frame: FRAME, max_message: 1 << 30, max_bytes: 1 << 30, max_messages: 1000 };
+    Inbound::new(limits, Arc::new(Budget::new(1 << 30)))
 }
 
 /// Writes everything out, `step` bytes at a time.

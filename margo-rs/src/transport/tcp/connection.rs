@@ -333,7 +333,7 @@ impl Connection {
         };
         events.on_up(&link, limits);
         self.flush();
-        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits()), events })
+        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()), events })
     }
 
     /// Writes what is queued until the socket is full.

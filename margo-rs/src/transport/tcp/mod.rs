@@ -13,7 +13,7 @@ use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::Limits;
-use crate::wire::{FRAME_MAX, Hello, InboundLimits};
+use crate::wire::{Budget, FRAME_MAX, Hello, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -49,6 +49,8 @@ pub struct TcpTransport {
 /// What connections share with their transport.
 struct Shared {
     limits: Limits,
+    /// Of messages that are still arriving.
+    budget: Arc<Budget>,
     instance: u64,
     serves: bool,
     poller: Poller,
@@ -119,6 +121,7 @@ impl TcpTransport {
         }
         let shared = Arc::new(Shared {
             serves: listener.is_some(),
+            budget: Arc::new(Budget::new(limits.max_bytes_total)),
             limits,
             instance,
             poller,
