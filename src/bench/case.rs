@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::sample::Sample;
+
 /// Payload sizes of calls, in bytes.
 const CALL_SIZES: [usize; 4] = [0, 64, 1 << 10, 64 << 10];
 /// Calls in flight.
@@ -33,23 +35,30 @@ pub(super) enum Aspect {
     Rate,
 }
 
+impl Aspect {
+    /// What a ratio compares.
+    pub(super) fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Aspect::Latency => sample.p50_us,
+            Aspect::Rate => sample.per_s,
+        }
+    }
+
+    pub(super) fn better(self, one: Sample, other: Sample) -> Sample {
+        let one_is_higher = self.of(&one) > self.of(&other);
+        if one_is_higher == (self == Aspect::Rate) { one } else { other }
+    }
+}
+
 impl Case {
     pub(super) fn all() -> impl Iterator<Item = Case> {
-        DEPTHS.into_iter().flat_map(|in_flight| {
-            CALL_SIZES.into_iter().map(move |size| Case {
-                kind: Kind::Call,
-                size,
-                in_flight,
-            })
-        })
+        DEPTHS
+            .into_iter()
+            .flat_map(|in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind: Kind::Call, size, in_flight }))
     }
 
     pub(super) fn aspect(&self) -> Aspect {
-        if self.in_flight == 1 {
-            Aspect::Latency
-        } else {
-            Aspect::Rate
-        }
+        if self.in_flight == 1 { Aspect::Latency } else { Aspect::Rate }
     }
 }
 
@@ -98,10 +107,7 @@ impl FromStr for Filter {
             return Ok(filter);
         }
         let names: Vec<String> = Case::all().map(|case| case.to_string()).collect();
-        Err(format!(
-            "no case has that in its name; there are {}",
-            names.join(", ")
-        ))
+        Err(format!("no case has that in its name; there are {}", names.join(", ")))
     }
 }
 
@@ -111,14 +117,7 @@ mod tests {
 
     #[test]
     fn names_say_what_how_large_and_how_many() {
-        let case = |size, in_flight| {
-            Case {
-                kind: Kind::Call,
-                size,
-                in_flight,
-            }
-            .to_string()
-        };
+        let case = |size, in_flight| Case { kind: Kind::Call, size, in_flight }.to_string();
         assert_eq!(case(0, 1), "call/0B/1");
         assert_eq!(case(64, 64), "call/64B/64");
         assert_eq!(case(1500, 1), "call/1500B/1");
@@ -130,15 +129,7 @@ mod tests {
     fn a_filter_that_no_case_has_is_an_error_that_names_the_cases() {
         assert!("64B/1".parse::<Filter>().is_ok());
         let deep = ["/64$".parse().unwrap()];
-        assert_eq!(
-            Case::all().filter(|case| Filter::any(&deep, case)).count(),
-            CALL_SIZES.len()
-        );
-        assert!(
-            "nothing"
-                .parse::<Filter>()
-                .unwrap_err()
-                .contains("call/64KiB/64")
-        );
+        assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), CALL_SIZES.len());
+        assert!("nothing".parse::<Filter>().unwrap_err().contains("call/64KiB/64"));
     }
 }

@@ -32,28 +32,39 @@ pub(super) struct Arguments {
     in_flight: usize,
     #[arg(long)]
     pin: Option<usize>,
-    /// Give the processor away between two looks, because the client needs the same one
+    /// Let others have the processor between two looks
     #[arg(long)]
-    share: bool,
+    polite: bool,
 }
 
-/// Measures the floor of the case against a new server.
+/// Measures the floor of the case: the better of spinning without end and of giving the processor to others between
+/// two looks, which is slower unless others want it.
 pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
+    let polited = options.pin.is_some_and(|pins| pins.client == pins.server);
+    if polited || machine::processors() == 1 {
+        // Without giving way, each would use up its time slice before the other can answer.
+        return measure_spinning(options, case, span, true);
+    }
+    let half = Span { duration: span.duration / 2, ..span };
+    let greedy = measure_spinning(options, case, half, false)?;
+    let polite = measure_spinning(options, case, half, true)?;
+    Ok(case.aspect().better(greedy, polite))
+}
+
+fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> Outcome<Sample> {
     let frame = case.size.max(1);
-    let share =
-        machine::processors() == 1 || options.pin.is_some_and(|pins| pins.client == pins.server);
     let pin = options.pin.map(|pins| pins.server.to_string());
     let [frame_text, in_flight] = [frame, case.in_flight].map(|number| number.to_string());
     let mut arguments = vec!["floor", "--frame", &frame_text, "--in-flight", &in_flight];
     if let Some(pin) = &pin {
         arguments.extend(["--pin", pin]);
     }
-    if share {
-        arguments.push("--share");
+    if polite {
+        arguments.push("--polite");
     }
     let mut server = Server::start(&arguments)?;
     let client = || {
-        let mut client = Client::connect(server.address(), frame, case.in_flight, share)?;
+        let mut client = Client::connect(server.address(), frame, case.in_flight, polite)?;
         client.echo_for(span.warmup)?;
         client.echo_for(span.duration)
     };
@@ -66,10 +77,8 @@ pub(super) fn serve(arguments: &Arguments) -> Outcome {
     let listener = process::announce(listen(arguments), |(_, address)| address.clone()).0;
     let (stream, _) = listener.accept()?;
     let mut stream = ready(stream)?;
-    let mut waiting = Waiting::new(arguments.share);
-    let Arguments {
-        frame, in_flight, ..
-    } = *arguments;
+    let mut waiting = Waiting::new(arguments.polite);
+    let Arguments { frame, in_flight, .. } = *arguments;
     // Twice what can be in flight, so that there is always room behind it.
     let mut buffer = vec![0; (2 * frame * in_flight).max(READ_MIN)];
     // What was read and not yet written lies between.
@@ -115,7 +124,6 @@ struct Client {
     waiting: Waiting,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Bytes to be written.
     owed: usize,
     /// Bytes of a frame that is not whole yet.
     part: usize,
@@ -124,11 +132,11 @@ struct Client {
 }
 
 impl Client {
-    fn connect(address: &str, frame: usize, in_flight: usize, share: bool) -> io::Result<Self> {
+    fn connect(address: &str, frame: usize, in_flight: usize, polite: bool) -> io::Result<Self> {
         Ok(Self {
             stream: ready(TcpStream::connect(address)?)?,
             frame,
-            waiting: Waiting::new(share),
+            waiting: Waiting::new(polite),
             input: vec![0; (frame * in_flight).max(READ_MIN)],
             output: vec![0x5a; frame * in_flight],
             owed: frame * in_flight,
@@ -204,30 +212,24 @@ fn ready(stream: TcpStream) -> io::Result<TcpStream> {
 fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
-            Ok(None)
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// Spinning, within reason.
+/// Spinning, though not for ever.
 struct Waiting {
-    share: bool,
-    idle_turns: u32,
+    polite: bool,
+    idle_turns: u64,
     idle_since: Option<Instant>,
 }
 
 impl Waiting {
-    /// How often the clock is read while nothing happens.
-    const LOOKS: u32 = 1 << 16;
+    /// Looks in vain between two looks at the clock.
+    const CLOCK: u64 = 1 << 16;
 
-    fn new(share: bool) -> Self {
-        Self {
-            share,
-            idle_turns: 0,
-            idle_since: None,
-        }
+    fn new(polite: bool) -> Self {
+        Self { polite, idle_turns: 0, idle_since: None }
     }
 
     /// To be called after each look.
@@ -236,15 +238,14 @@ impl Waiting {
             (self.idle_turns, self.idle_since) = (0, None);
             return Ok(());
         }
-        if self.share {
+        if self.polite {
             thread::yield_now();
         }
         self.idle_turns += 1;
-        if self.idle_turns >= Self::LOOKS {
-            self.idle_turns = 0;
-            if self.idle_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
-                return Err(ErrorKind::TimedOut.into());
-            }
+        if self.idle_turns.is_multiple_of(Self::CLOCK)
+            && self.idle_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
+        {
+            return Err(ErrorKind::TimedOut.into());
         }
         Ok(())
     }

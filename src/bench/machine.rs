@@ -24,18 +24,10 @@ impl Machine {
         let unknown = || "unknown".to_owned();
         let kernel = read("/proc/sys/kernel/osrelease").trim().to_owned();
         // aarch64 has no model name; the device tree may have one.
-        let device = || {
-            Some(
-                read("/proc/device-tree/model")
-                    .trim_end_matches('\0')
-                    .to_owned(),
-            )
-        };
+        let device = || Some(read("/proc/device-tree/model").trim_end_matches('\0').to_owned());
         Self {
             cpus: processors(),
-            kernel: Some(kernel)
-                .filter(|text| !text.is_empty())
-                .unwrap_or_else(unknown),
+            kernel: Some(kernel).filter(|text| !text.is_empty()).unwrap_or_else(unknown),
             model: model_name(&read("/proc/cpuinfo"))
                 .or_else(device)
                 .filter(|text| !text.is_empty())
@@ -47,18 +39,12 @@ impl Machine {
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = if self.cpus == 1 { "" } else { "s" };
-        write!(
-            f,
-            "{} processor{s} ({}), Linux {}",
-            self.cpus, self.model, self.kernel
-        )
+        write!(f, "{} processor{s} ({}), Linux {}", self.cpus, self.model, self.kernel)
     }
 }
 
 fn model_name(cpuinfo: &str) -> Option<String> {
-    let line = cpuinfo
-        .lines()
-        .find(|line| line.starts_with("model name"))?;
+    let line = cpuinfo.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_owned())
 }
 
@@ -79,9 +65,7 @@ impl FromStr for Pins {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = |text: &str| text.parse().ok().filter(|&cpu| cpu < CpuSet::MAX_CPU);
-        let (client, server) = text
-            .split_once(',')
-            .ok_or("two processors are needed, as in 0,1")?;
+        let (client, server) = text.split_once(',').ok_or("two processors are needed, as in 0,1")?;
         match (number(client), number(server)) {
             (Some(client), Some(server)) => Ok(Self { client, server }),
             _ => Err("not a number of a processor"),
@@ -93,8 +77,7 @@ impl FromStr for Pins {
 pub(super) fn pin(cpu: usize) -> Outcome {
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set)
-        .map_err(|error| format!("cannot stay on processor {cpu}: {error}"))?;
+    sched_setaffinity(None, &set).map_err(|error| format!("cannot stay on processor {cpu}: {error}"))?;
     Ok(())
 }
 
@@ -104,13 +87,7 @@ mod tests {
 
     #[test]
     fn pins_are_two_small_numbers() {
-        assert_eq!(
-            "0,3".parse(),
-            Ok(Pins {
-                client: 0,
-                server: 3
-            })
-        );
+        assert_eq!("0,3".parse(), Ok(Pins { client: 0, server: 3 }));
         for wrong in ["", "1", "1,", "1,x", "-1,0", "0,1,2", "0,1000000"] {
             assert!(wrong.parse::<Pins>().is_err(), "{wrong}");
         }

@@ -41,13 +41,14 @@ ways. The client is one thread with tokio's current_thread runtime. `/1` cases a
 cases are 64 tasks that do so, over one connection.
 
 The floor is the same number of payload bytes, without any header, echoed over a bare TCP socket by two processes that \
-never sleep: they read what is there and answer it with one write. Each round measures both. The ratio is the figure \
+never sleep: they read what is there and answer it with one write. (It is measured with and without sched_yield; the \
+better one counts.) Each round measures both. The ratio is the figure \
 over its floor: of the median times for `/1` (1 is best, higher is slower), of the calls per second for `/64` (1 is best, \
 lower is slower). All figures are medians over the rounds. B/s counts payload, one way.";
 
 #[derive(Args)]
 #[command(
-    long_about = ABOUT,
+    after_long_help = ABOUT,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     override_usage = "mochi bench [OPTIONS]"
@@ -144,11 +145,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Some(Part::Serve(arguments)) => calls::server::run(&arguments),
         Some(Part::Floor(arguments)) => floor::serve(&arguments),
     };
-    match thread::Builder::new()
-        .name("bench".to_owned())
-        .spawn(work)?
-        .join()
-    {
+    match thread::Builder::new().name("bench".to_owned()).spawn(work)?.join() {
         Ok(outcome) => outcome,
         Err(panic) => std::panic::resume_unwind(panic),
     }
@@ -158,9 +155,7 @@ fn measure(options: &Options) -> Outcome {
     if let Some(pins) = options.pin {
         machine::pin(pins.client)?;
     }
-    let cases: Vec<Case> = Case::all()
-        .filter(|case| Filter::any(&options.cases, case))
-        .collect();
+    let cases: Vec<Case> = Case::all().filter(|case| Filter::any(&options.cases, case)).collect();
     let mut rows = Vec::new();
     for (number, &case) in cases.iter().enumerate() {
         let show = |round: u32| show_progress(number + 1, cases.len(), case, round, options.rounds);

@@ -21,8 +21,8 @@ pub(super) struct Server {
 impl Server {
     /// Starts `mochi bench` with these arguments and waits for its address.
     pub(super) fn start(arguments: &[&str]) -> Outcome<Self> {
-        let program = env::current_exe()
-            .map_err(|error| format!("cannot find this program to start its server: {error}"))?;
+        let program =
+            env::current_exe().map_err(|error| format!("cannot find this program to start its server: {error}"))?;
         let child = Command::new(program)
             .arg("bench")
             .args(arguments)
@@ -30,10 +30,7 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("cannot start the server process: {error}"))?;
-        let mut server = Self {
-            child,
-            address: String::new(),
-        };
+        let mut server = Self { child, address: String::new() };
         let mut line = String::new();
         if let Some(stdout) = server.child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
@@ -94,8 +91,6 @@ pub(super) fn end_with_parent() -> Outcome {
         while !matches!(stdin.read(&mut nothing), Ok(0)) {}
         process::exit(0);
     };
-    thread::Builder::new()
-        .name("parent".to_owned())
-        .spawn(watch)?;
+    thread::Builder::new().name("parent".to_owned()).spawn(watch)?;
     Ok(())
 }

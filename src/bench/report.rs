@@ -58,21 +58,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            version,
-            machine,
-            progress,
-            pin,
-            duration_s,
-            rounds,
-            rows,
-        } = self;
+        let Self { version, machine, progress, pin, duration_s, rounds, rows } = self;
         writeln!(f, "Mochi for Rust {version} on {machine}")?;
-        write!(
-            f,
-            "{duration_s} s a case in {rounds} rounds, progress {}",
-            progress.name()
-        )?;
+        write!(f, "{duration_s} s a case in {rounds} rounds, progress {}", progress.name())?;
         if let Some(Pins { client, server }) = pin {
             write!(f, ", client on processor {client}, server on {server}")?;
         }
@@ -87,8 +75,7 @@ impl fmt::Display for Report {
                 Aspect::Rate => format!("{} /s", Short(row.floor)),
             };
             let [p50, p99] = [row.p50_us, row.p99_us].map(|micros| Micros(micros).to_string());
-            let [per_s, bytes_per_s] =
-                [row.per_s, row.bytes_per_s].map(|count| Short(count).to_string());
+            let [per_s, bytes_per_s] = [row.per_s, row.bytes_per_s].map(|count| Short(count).to_string());
             write!(
                 f,
                 "\n{:<10} {:<16} {p50:>10} {p99:>10} {per_s:>10} {bytes_per_s:>10} {floor:>12} {:>7.2}",
@@ -139,12 +126,8 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
-        let counts = [0.0, 999.0, 1234.0, 56_789.0, 2_345_678.0, 9.5e9]
-            .map(|count| Short(count).to_string());
+        let counts = [0.0, 999.0, 1234.0, 56_789.0, 2_345_678.0, 9.5e9].map(|count| Short(count).to_string());
         assert_eq!(counts, ["0", "999", "1.23 k", "56.8 k", "2.35 M", "9.50 G"]);
-        assert_eq!(
-            [7.126, 71.26, 712.6].map(|micros| Micros(micros).to_string()),
-            ["7.13", "71.3", "713"]
-        );
+        assert_eq!([7.126, 71.26, 712.6].map(|micros| Micros(micros).to_string()), ["7.13", "71.3", "713"]);
     }
 }

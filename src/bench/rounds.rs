@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mochi_rs::program::Outcome;
 
-use super::case::{Aspect, Case};
+use super::case::Case;
 use super::report::Row;
 use super::sample::{Sample, median};
 use super::{Options, calls, floor};
@@ -24,34 +24,22 @@ struct Pair {
 
 /// Measures a case and its floor in turns; every other round begins with the case, so that a steady drift cancels.
 pub(super) fn measure(options: &Options, case: Case, show: impl Fn(u32)) -> Outcome<Row> {
-    let span = Span {
-        warmup: options.warmup,
-        duration: options.duration / options.rounds,
-    };
+    let span = Span { warmup: options.warmup, duration: options.duration / options.rounds };
     let mut pairs = Vec::new();
     for round in 1..=options.rounds {
         show(round);
         let pair = if round % 2 == 1 {
             let floor = floor::measure(options, case, span)?;
-            Pair {
-                figure: calls::measure(options, case, span)?,
-                floor,
-            }
+            Pair { figure: calls::measure(options, case, span)?, floor }
         } else {
             let figure = calls::measure(options, case, span)?;
-            Pair {
-                figure,
-                floor: floor::measure(options, case, span)?,
-            }
+            Pair { figure, floor: floor::measure(options, case, span)? }
         };
         pairs.push(pair);
     }
 
     let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
-    let aspect = |sample: &Sample| match case.aspect() {
-        Aspect::Latency => sample.p50_us,
-        Aspect::Rate => sample.per_s,
-    };
+    let aspect = |sample: &Sample| case.aspect().of(sample);
     let per_s = over(&|pair| pair.figure.per_s);
     Ok(Row {
         transport: options.transport.clone(),

@@ -14,10 +14,7 @@ pub(super) struct Recorder {
 impl Recorder {
     pub(super) fn new() -> Outcome<Self> {
         // Three digits; it grows with the times that it sees.
-        Ok(Self {
-            histogram: Histogram::new(3)?,
-            count: 0,
-        })
+        Ok(Self { histogram: Histogram::new(3)?, count: 0 })
     }
 
     /// Counts `count` round trips.
@@ -38,11 +35,7 @@ impl Recorder {
 
     pub(super) fn sample(&self, since: Instant) -> Sample {
         let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Sample {
-            p50_us: micros(0.5),
-            p99_us: micros(0.99),
-            per_s: self.count as f64 / since.elapsed().as_secs_f64(),
-        }
+        Sample { p50_us: micros(0.5), p99_us: micros(0.99), per_s: self.count as f64 / since.elapsed().as_secs_f64() }
     }
 }
 
@@ -58,11 +51,7 @@ pub(super) struct Sample {
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    }
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
 #[cfg(test)]

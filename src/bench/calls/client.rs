@@ -33,25 +33,16 @@ pub(crate) enum Shape {
 }
 
 pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) -> Outcome<Sample> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let engine = Engine::builder(address)
-            .progress(options.progress.progress())
-            .connect()?;
+        let engine = Engine::builder(address).progress(options.progress.progress()).connect()?;
         let server = engine.lookup(address).await?;
         call_for(&server, options.client, case, span.warmup).await?;
         call_for(&server, options.client, case, span.duration).await
     })
 }
 
-async fn call_for(
-    server: &Endpoint,
-    shape: Shape,
-    case: Case,
-    duration: Duration,
-) -> Outcome<Sample> {
+async fn call_for(server: &Endpoint, shape: Shape, case: Case, duration: Duration) -> Outcome<Sample> {
     let start = Instant::now();
     let end = start + duration;
     let recorder = if case.in_flight == 1 {
@@ -76,12 +67,7 @@ async fn call_for(
 }
 
 /// Calls, one after the other, until `end`.
-async fn caller(
-    server: Endpoint,
-    size: usize,
-    end: Instant,
-    timed_every: u32,
-) -> Outcome<Recorder> {
+async fn caller(server: Endpoint, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
     let mut recorder = Recorder::new()?;
     let payload = Blob(vec![0x5a; size]);
     let mut start = Instant::now();
@@ -116,9 +102,7 @@ async fn join(mut tasks: JoinSet<Outcome<Recorder>>) -> Outcome<Recorder> {
 }
 
 /// A simple join, as of the `futures` crate for few futures: each wake-up polls all.
-async fn poll_all(
-    futures: impl Iterator<Item = impl Future<Output = Outcome<Recorder>>>,
-) -> Outcome<Recorder> {
+async fn poll_all(futures: impl Iterator<Item = impl Future<Output = Outcome<Recorder>>>) -> Outcome<Recorder> {
     let mut futures: Vec<Pin<Box<_>>> = futures.map(Box::pin).collect();
     let mut all = Recorder::new()?;
     poll_fn(|cx| {
@@ -132,11 +116,7 @@ async fn poll_all(
                 }
             }
         }
-        if futures.is_empty() {
-            Poll::Ready(Outcome::Ok(()))
-        } else {
-            Poll::Pending
-        }
+        if futures.is_empty() { Poll::Ready(Outcome::Ok(())) } else { Poll::Pending }
     })
     .await?;
     Ok(all)

@@ -24,8 +24,7 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
         arguments.extend(["--pin", pin]);
     }
     let mut server = Server::start(&arguments)?;
-    client::measure(options, server.address(), case, span)
-        .map_err(|error| server.blame(case, error).into())
+    client::measure(options, server.address(), case, span).map_err(|error| server.blame(case, error).into())
 }
 
 /// Where the server of a transport listens: for TCP, where nothing outside of this host is involved.

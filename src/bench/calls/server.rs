@@ -21,9 +21,7 @@ pub(crate) struct Arguments {
 /// pinned.
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     process::end_with_parent()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let started = runtime.block_on(start(arguments));
     let _engine = process::announce(started, |engine| engine.address().to_string());
     runtime.block_on(future::pending())
@@ -33,10 +31,7 @@ async fn start(arguments: &Arguments) -> Outcome<Engine> {
     if let Some(cpu) = arguments.pin {
         machine::pin(cpu)?;
     }
-    let engine = Engine::builder(&arguments.address)
-        .progress(arguments.progress.progress())
-        .listen()
-        .await?;
+    let engine = Engine::builder(&arguments.address).progress(arguments.progress.progress()).listen().await?;
     engine.register(ECHO, |_request, payload| async move { Ok(payload) })?;
     Ok(engine)
 }
