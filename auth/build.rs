@@ -34,8 +34,5 @@ fn find_libmunge() {
 
 #[cfg(feature = "munge")]
 fn first_line(text: &str) -> &str {
-    text.lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("no reason given")
-        .trim()
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim()
 }

@@ -26,11 +26,7 @@ async fn main() -> ExitCode {
 async fn run(arguments: ClientArguments) -> Outcome {
     let engine = Engine::connect(&arguments.address)?;
     let server = engine.lookup(&arguments.address).await?;
-    let mut client = Client {
-        server,
-        key: Key::random()?,
-        next_sequence: 0,
-    };
+    let mut client = Client { server, key: Key::random()?, next_sequence: 0 };
 
     if client.hello("Matthieu").await? {
         return Err("the server greeted us although we had not authenticated".into());
@@ -49,9 +45,7 @@ async fn run(arguments: ClientArguments) -> Outcome {
 
 impl Client {
     async fn authenticate(&self, server_uid: Option<u32>) -> Outcome {
-        let credential = Credentials::from_environment()?
-            .encode(self.key.payload(), server_uid)
-            .await?;
+        let credential = Credentials::from_environment()?.encode(self.key.payload(), server_uid).await?;
         match self.server.call(AUTHENTICATE, &credential).await? {
             ALLOWED => Ok(()),
             _ => Err("the server refused the credential".into()),

@@ -22,9 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use margo_rs::{Engine, HgString};
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::mac::{AUTHENTICATE, HELLO};
-use mochi_rs::stages::{
-    ALLOWED, AuthenticatedUser, Credentials, Key, Quoted, REFUSED, ServerArguments, Token,
-};
+use mochi_rs::stages::{ALLOWED, AuthenticatedUser, Credentials, Key, Quoted, REFUSED, ServerArguments, Token};
 
 /// A user who has authenticated.
 struct Client {
@@ -47,10 +45,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(arguments: ServerArguments) -> Outcome {
-    let server = Arc::new(Server {
-        credentials: Credentials::from_environment()?,
-        clients: Mutex::default(),
-    });
+    let server = Arc::new(Server { credentials: Credentials::from_environment()?, clients: Mutex::default() });
     let engine = Engine::listen(&arguments.protocol).await?;
 
     let authenticator = Arc::clone(&server);
@@ -68,47 +63,27 @@ async fn serve(arguments: ServerArguments) -> Outcome {
 
 impl Server {
     async fn authenticate(&self, credential: &HgString) -> i32 {
-        let (user, key) = match self
-            .credentials
-            .decode(credential)
-            .await
-            .and_then(|decoded| decoded.with_key())
-        {
+        let (user, key) = match self.credentials.decode(credential).await.and_then(|decoded| decoded.with_key()) {
             Ok(user_and_key) => user_and_key,
             Err(reason) => {
                 say(format_args!("Authentication refused: {reason}"));
                 return REFUSED;
             }
         };
-        say(format_args!(
-            "Authenticated with uid={} ({user}) and gid={}",
-            user.uid, user.gid
-        ));
-        let client = Client {
-            key,
-            next_sequence: 0,
-            user,
-        };
-        self.clients
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(client.user.uid, client);
+        say(format_args!("Authenticated with uid={} ({user}) and gid={}", user.uid, user.gid));
+        let client = Client { key, next_sequence: 0, user };
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner).insert(client.user.uid, client);
         ALLOWED
     }
 
     fn hello(&self, token: &Token, name: &HgString) -> i32 {
         match self.check(token) {
             Ok(user) => {
-                say(format_args!(
-                    "Hello {} (username {user})",
-                    Quoted(name.as_str().unwrap_or_default())
-                ));
+                say(format_args!("Hello {} (username {user})", Quoted(name.as_str().unwrap_or_default())));
                 ALLOWED
             }
             Err(reason) => {
-                say(format_args!(
-                    "Unauthorized attempt to call the hello RPC: {reason}"
-                ));
+                say(format_args!("Unauthorized attempt to call the hello RPC: {reason}"));
                 REFUSED
             }
         }
@@ -118,17 +93,10 @@ impl Server {
     fn check(&self, token: &Token) -> Result<AuthenticatedUser, String> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let claimed = u32::try_from(token.claimed_caller()).ok();
-        let client = claimed
-            .and_then(|uid| clients.get_mut(&uid))
-            .ok_or("this user has not authenticated")?;
-        let sequence = token
-            .check(&client.key)
-            .ok_or("the token was not made with this user's key")?;
+        let client = claimed.and_then(|uid| clients.get_mut(&uid)).ok_or("this user has not authenticated")?;
+        let sequence = token.check(&client.key).ok_or("the token was not made with this user's key")?;
         if sequence != client.next_sequence {
-            return Err(format!(
-                "call number {sequence}, where {} comes next",
-                client.next_sequence
-            ));
+            return Err(format!("call number {sequence}, where {} comes next", client.next_sequence));
         }
         client.next_sequence += 1;
         Ok(client.user.clone())

@@ -28,12 +28,7 @@ async fn run(arguments: ClientArguments) -> Outcome {
     let engine = Engine::connect(&arguments.address)?;
     let server = engine.lookup(&arguments.address).await?;
 
-    let mut invented = Session {
-        server: &server,
-        key: Key::random()?,
-        id: 0,
-        next_sequence: 0,
-    };
+    let mut invented = Session { server: &server, key: Key::random()?, id: 0, next_sequence: 0 };
     if invented.hello("Matthieu").await? {
         return Err("the server greeted us although we had no session".into());
     }
@@ -53,16 +48,9 @@ async fn run(arguments: ClientArguments) -> Outcome {
 impl<'a> Session<'a> {
     async fn open(server: &'a Endpoint, server_uid: Option<u32>) -> Outcome<Self> {
         let key = Key::random()?;
-        let credential = Credentials::from_environment()?
-            .encode(key.payload(), server_uid)
-            .await?;
+        let credential = Credentials::from_environment()?.encode(key.payload(), server_uid).await?;
         match server.call(AUTHENTICATE, &credential).await? {
-            (id, ALLOWED) => Ok(Self {
-                server,
-                key,
-                id,
-                next_sequence: 0,
-            }),
+            (id, ALLOWED) => Ok(Self { server, key, id, next_sequence: 0 }),
             _ => Err("the server refused the credential".into()),
         }
     }

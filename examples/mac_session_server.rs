@@ -22,8 +22,7 @@ use margo_rs::{Engine, HgString};
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::mac_session::{AUTHENTICATE, HELLO};
 use mochi_rs::stages::{
-    ALLOWED, AuthenticatedUser, Credentials, Key, Quoted, REFUSED, ServerArguments, Token,
-    random_id,
+    ALLOWED, AuthenticatedUser, Credentials, Key, Quoted, REFUSED, ServerArguments, Token, random_id,
 };
 
 /// Sessions that can be open at once.
@@ -53,10 +52,7 @@ async fn main() -> ExitCode {
 }
 
 async fn serve(arguments: ServerArguments) -> Outcome {
-    let server = Arc::new(Server {
-        credentials: Credentials::from_environment()?,
-        sessions: Mutex::default(),
-    });
+    let server = Arc::new(Server { credentials: Credentials::from_environment()?, sessions: Mutex::default() });
     let engine = Engine::listen(&arguments.protocol).await?;
 
     let authenticator = Arc::clone(&server);
@@ -85,15 +81,8 @@ impl Server {
 
     async fn open_session(&self, credential: &HgString) -> Outcome<u64> {
         let (user, key) = self.credentials.decode(credential).await?.with_key()?;
-        let greeting = format!(
-            "Authenticated with uid={} ({user}) and gid={}",
-            user.uid, user.gid
-        );
-        let session = Session {
-            user,
-            key,
-            next_sequence: 0,
-        };
+        let greeting = format!("Authenticated with uid={} ({user}) and gid={}", user.uid, user.gid);
+        let session = Session { user, key, next_sequence: 0 };
 
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= SESSIONS_MAX {
@@ -115,16 +104,11 @@ impl Server {
     fn hello(&self, token: &Token, name: &HgString) -> i32 {
         match self.check(token) {
             Ok(user) => {
-                say(format_args!(
-                    "Hello {} (username {user})",
-                    Quoted(name.as_str().unwrap_or_default())
-                ));
+                say(format_args!("Hello {} (username {user})", Quoted(name.as_str().unwrap_or_default())));
                 ALLOWED
             }
             Err(reason) => {
-                say(format_args!(
-                    "Unauthorized attempt to call the hello RPC: {reason}"
-                ));
+                say(format_args!("Unauthorized attempt to call the hello RPC: {reason}"));
                 REFUSED
             }
         }
@@ -133,17 +117,10 @@ impl Server {
     /// The user of the session whose next token this is.
     fn check(&self, token: &Token) -> Result<AuthenticatedUser, String> {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = sessions
-            .get_mut(&token.claimed_caller())
-            .ok_or("there is no such session")?;
-        let sequence = token
-            .check(&session.key)
-            .ok_or("the token was not made with this session's key")?;
+        let session = sessions.get_mut(&token.claimed_caller()).ok_or("there is no such session")?;
+        let sequence = token.check(&session.key).ok_or("the token was not made with this session's key")?;
         if sequence != session.next_sequence {
-            return Err(format!(
-                "call number {sequence}, where {} comes next",
-                session.next_sequence
-            ));
+            return Err(format!("call number {sequence}, where {} comes next", session.next_sequence));
         }
         session.next_sequence += 1;
         Ok(session.user.clone())

@@ -19,9 +19,7 @@ async fn run(arguments: ClientArguments) -> Outcome {
     let engine = Engine::connect(&arguments.address)?;
     let server = engine.lookup(&arguments.address).await?;
 
-    let credential = Credentials::from_environment()?
-        .encode(b"", arguments.server_uid)
-        .await?;
+    let credential = Credentials::from_environment()?.encode(b"", arguments.server_uid).await?;
     if server.call(AUTHENTICATE, &credential).await? != ALLOWED {
         return Err("the server refused the credential".into());
     }

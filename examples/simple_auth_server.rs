@@ -38,10 +38,7 @@ async fn authenticate(credentials: &Credentials, credential: &HgString) -> i32 {
     match credentials.decode(credential).await {
         Ok(decoded) => {
             let user = decoded.user;
-            say(format_args!(
-                "Authenticated with uid={} ({user}) and gid={}",
-                user.uid, user.gid
-            ));
+            say(format_args!("Authenticated with uid={} ({user}) and gid={}", user.uid, user.gid));
             ALLOWED
         }
         Err(reason) => {

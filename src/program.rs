@@ -17,8 +17,7 @@ const ERROR_MAX: usize = 1000;
 
 /// Sends logs to standard error, at level `warn` unless `MOCHI_LOG` (or else `RUST_LOG`) says otherwise.
 pub fn log_to_stderr() {
-    let filter =
-        EnvFilter::try_from_env("MOCHI_LOG").or_else(|_| EnvFilter::try_from_default_env());
+    let filter = EnvFilter::try_from_env("MOCHI_LOG").or_else(|_| EnvFilter::try_from_default_env());
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn")))
         .with_writer(io::stderr)
@@ -31,11 +30,7 @@ pub fn finish(outcome: Outcome) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     let text = error.to_string();
-    let line: String = text
-        .chars()
-        .take(ERROR_MAX)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let line: String = text.chars().take(ERROR_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Nothing better can be done for a closed standard error.
     let _ = writeln!(io::stderr(), "error: {line}");
     ExitCode::FAILURE
@@ -57,10 +52,7 @@ pub fn say(line: impl fmt::Display) {
 pub async fn serve_until_stopped(engine: &Engine) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    say(format_args!(
-        "Server running at address {}",
-        engine.address()
-    ));
+    say(format_args!("Server running at address {}", engine.address()));
     tokio::select! {
         () = engine.wait() => return Ok(()),
         _ = terminate.recv() => {}

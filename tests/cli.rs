@@ -6,10 +6,7 @@ use margo_rs::Engine;
 
 fn mochi(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
-    command
-        .args(arguments)
-        .env_remove("MOCHI_LOG")
-        .env_remove("RUST_LOG");
+    command.args(arguments).env_remove("MOCHI_LOG").env_remove("RUST_LOG");
     command.output().expect("the tool starts")
 }
 
@@ -17,9 +14,7 @@ fn mochi(arguments: &[&str]) -> Output {
 async fn mochi_async(arguments: &[&str]) -> Output {
     let arguments: Vec<String> = arguments.iter().map(|&argument| argument.into()).collect();
     let run = move || mochi(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-    tokio::task::spawn_blocking(run)
-        .await
-        .expect("the tool can be waited for")
+    tokio::task::spawn_blocking(run).await.expect("the tool can be waited for")
 }
 
 fn stdout(output: &Output) -> String {
@@ -32,9 +27,7 @@ fn error_line(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
     assert_eq!(text.lines().count(), 1, "{output:?}");
-    text.strip_prefix("error: ")
-        .unwrap_or_else(|| panic!("{output:?}"))
-        .to_owned()
+    text.strip_prefix("error: ").unwrap_or_else(|| panic!("{output:?}")).to_owned()
 }
 
 fn json(output: &Output) -> serde_json::Value {
@@ -42,9 +35,7 @@ fn json(output: &Output) -> serde_json::Value {
 }
 
 async fn server() -> (Engine, String) {
-    let engine = Engine::listen("tcp://127.0.0.1")
-        .await
-        .expect("loopback can be listened on");
+    let engine = Engine::listen("tcp://127.0.0.1").await.expect("loopback can be listened on");
     let address = engine.address().to_string();
     (engine, address)
 }
@@ -70,14 +61,8 @@ fn wrong_arguments_exit_with_2() {
 fn info_says_what_works_and_what_the_rest_needs() {
     let text = stdout(&mochi(&["info"]));
     for (protocol, verdict) in [("native+tcp", "yes"), ("ofi+verbs", "no"), ("na+sm", "no")] {
-        let row = text
-            .lines()
-            .find(|line| line.split_whitespace().next() == Some(protocol));
-        assert_eq!(
-            row.and_then(|row| row.split_whitespace().nth(1)),
-            Some(verdict),
-            "{text}"
-        );
+        let row = text.lines().find(|line| line.split_whitespace().next() == Some(protocol));
+        assert_eq!(row.and_then(|row| row.split_whitespace().nth(1)), Some(verdict), "{text}");
     }
     assert!(text.contains("Mercury"), "{text}");
 
@@ -91,13 +76,7 @@ fn info_says_what_works_and_what_the_rest_needs() {
 async fn ping_measures_a_server_without_handlers() {
     let (engine, address) = server().await;
     let text = stdout(&mochi_async(&["ping", &address, "--count", "3", "--interval", "0"]).await);
-    assert_eq!(
-        text.lines()
-            .filter(|line| line.starts_with("answer "))
-            .count(),
-        3,
-        "{text}"
-    );
+    assert_eq!(text.lines().filter(|line| line.starts_with("answer ")).count(), 3, "{text}");
 
     let report = json(&mochi_async(&["ping", &address, "-c", "2", "-i", "0", "--json"]).await);
     assert_eq!(report["round_trips_us"].as_array().map(Vec::len), Some(2));
@@ -107,10 +86,7 @@ async fn ping_measures_a_server_without_handlers() {
 
 #[test]
 fn ping_of_nobody_is_one_error_line() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("a port")
-        .port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let address = format!("native+tcp://127.0.0.1:{port}");
     assert!(error_line(&mochi(&["ping", &address])).contains(&address));
     error_line(&mochi(&["ping", "not an address"]));

@@ -18,10 +18,7 @@ pub struct Identity {
 impl Identity {
     /// The identity of this process: its effective user and group.
     pub fn own() -> Self {
-        Self {
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-        }
+        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
     }
 
     /// The user's name on this host, or the number where the host knows no name.
@@ -44,22 +41,12 @@ mod tests {
 
     #[test]
     fn an_identity_prints_numbers() {
-        assert_eq!(
-            Identity {
-                uid: 2003,
-                gid: 100
-            }
-            .to_string(),
-            "uid 2003 gid 100"
-        );
+        assert_eq!(Identity { uid: 2003, gid: 100 }.to_string(), "uid 2003 gid 100");
     }
 
     #[test]
     fn an_unknown_uid_prints_as_a_number() {
-        let unknown = Identity {
-            uid: 3_999_999_999,
-            gid: 0,
-        };
+        let unknown = Identity { uid: 3_999_999_999, gid: 0 };
         assert_eq!(unknown.user_name(), "3999999999");
     }
 }

@@ -9,10 +9,7 @@ use nix::unistd::{Uid, User};
 /// a name are replaced.
 pub fn name_of(uid: u32) -> Option<String> {
     let name = User::from_uid(Uid::from_raw(uid)).ok()??.name;
-    let printable = name
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect::<String>();
+    let printable = name.chars().map(|c| if c.is_control() { '?' } else { c }).collect::<String>();
     (!printable.is_empty()).then_some(printable)
 }
 

@@ -4,9 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use mochi_auth::Identity;
-use mochi_auth::munge::{
-    Cipher, Compression, Credential, EncodeOptions, Munge, MungeError, Payload,
-};
+use mochi_auth::munge::{Cipher, Compression, Credential, EncodeOptions, Munge, MungeError, Payload};
 use mochi_auth::testing::{MungeRealm, Munged, skipped};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -32,11 +30,8 @@ fn a_credential_carries_payload_identity_times_and_restrictions() {
     let munged = realm.start().expect("munged");
     let munge = handle(&munged);
     let own = Identity::own();
-    let options = EncodeOptions::new()
-        .payload(SECRET)
-        .ttl(Duration::from_secs(30))
-        .restrict_uid(own.uid)
-        .restrict_gid(own.gid);
+    let options =
+        EncodeOptions::new().payload(SECRET).ttl(Duration::from_secs(30)).restrict_uid(own.uid).restrict_gid(own.gid);
     let credential = munge.encode(options).wait().expect("a credential");
     let decoded = munge.decode(&credential).wait().expect("decoded");
 
@@ -153,10 +148,7 @@ fn each_host_of_a_realm_remembers_replays_for_itself() {
     let Some(realm) = MungeRealm::for_test() else {
         return;
     };
-    let (here, there) = (
-        realm.start().expect("munged"),
-        realm.start().expect("munged"),
-    );
+    let (here, there) = (realm.start().expect("munged"), realm.start().expect("munged"));
     let (here, there) = (handle(&here), handle(&there));
     let credential = here.encode(EncodeOptions::new()).wait().expect("encoded");
     assert!(there.decode(&credential).wait().is_ok());
@@ -169,16 +161,10 @@ fn a_credential_of_another_realm_is_invalid() {
     let (Some(ours), Some(theirs)) = (MungeRealm::for_test(), MungeRealm::for_test()) else {
         return;
     };
-    let (ours, theirs) = (
-        ours.start().expect("munged"),
-        theirs.start().expect("munged"),
-    );
+    let (ours, theirs) = (ours.start().expect("munged"), theirs.start().expect("munged"));
     let foreign = handle(&theirs).encode(EncodeOptions::new().payload(SECRET));
     let foreign = foreign.wait().expect("encoded");
-    let error = handle(&ours)
-        .decode(&foreign)
-        .wait()
-        .expect_err("another key");
+    let error = handle(&ours).decode(&foreign).wait().expect_err("another key");
     assert!(matches!(error, MungeError::Invalid(_)), "{error}");
     assert!(error.to_string().contains("another realm"), "{error}");
     assert!(error.metadata().is_none());
@@ -193,10 +179,8 @@ fn a_credential_for_another_user_or_group_is_refused() {
     let munged = realm.start().expect("munged");
     let munge = handle(&munged);
     let own = Identity::own();
-    for options in [
-        EncodeOptions::new().restrict_uid(own.uid + 1),
-        EncodeOptions::new().restrict_gid(own.gid + 54_321),
-    ] {
+    for options in [EncodeOptions::new().restrict_uid(own.uid + 1), EncodeOptions::new().restrict_gid(own.gid + 54_321)]
+    {
         let credential = munge.encode(options.payload(SECRET)).wait().expect("made");
         let error = munge.decode(&credential).wait().expect_err("not for us");
         assert!(matches!(error, MungeError::Unauthorized(_)), "{error}");
@@ -216,14 +200,9 @@ fn another_user_is_seen_as_that_user() {
     }
     let munged = realm.daemon().uid(1501).start().expect("munged");
     let munge = handle(&munged);
-    let text = munged
-        .encode_as(2003, "hello", &["--restrict-uid=0", "--ttl=30"])
-        .expect("a credential");
+    let text = munged.encode_as(2003, "hello", &["--restrict-uid=0", "--ttl=30"]).expect("a credential");
     let decoded = munge.decode(&text).wait().expect("decoded");
-    let theirs = Identity {
-        uid: 2003,
-        gid: 2003,
-    };
+    let theirs = Identity { uid: 2003, gid: 2003 };
     assert_eq!(decoded.identity(), theirs);
     assert_eq!(decoded.payload(), b"hello");
     assert_eq!(decoded.metadata().uid_restriction, Some(0));
@@ -236,9 +215,7 @@ fn an_unencrypted_credential_can_be_told() {
     };
     let munged = realm.start().expect("munged");
     let own = Identity::own().uid;
-    let text = munged
-        .encode_as(own, "hello", &["--cipher=none"])
-        .expect("made");
+    let text = munged.encode_as(own, "hello", &["--cipher=none"]).expect("made");
     let decoded = handle(&munged).decode(&text).wait().expect("decoded");
     assert_eq!(decoded.metadata().cipher, Cipher::NONE);
 }
@@ -252,9 +229,7 @@ fn an_old_credential_is_expired_and_comes_without_its_payload() {
         return;
     };
     let error = decode_elsewhere(&realm, &past);
-    let MungeError::Expired(metadata) = &error else {
-        panic!("{error}")
-    };
+    let MungeError::Expired(metadata) = &error else { panic!("{error}") };
     let age = metadata.decoded_at.duration_since(metadata.encoded_at);
     assert!(age.is_ok_and(|age| age >= Duration::from_secs(390)));
     assert_eq!(metadata.identity, Identity::own());
@@ -270,9 +245,7 @@ fn a_credential_from_the_future_is_rewound_and_comes_without_its_payload() {
         return;
     };
     let error = decode_elsewhere(&realm, &future);
-    let MungeError::Rewound(metadata) = &error else {
-        panic!("{error}")
-    };
+    let MungeError::Rewound(metadata) = &error else { panic!("{error}") };
     assert!(metadata.encoded_at > metadata.decoded_at);
     assert!(error.to_string().contains(" s ahead"), "{error}");
     assert_does_not_show_the_secret(&error);
@@ -308,10 +281,7 @@ fn altered_texts_of_a_good_credential_never_reach_the_daemon() {
         let error = munge.decode(&altered).wait().expect_err("altered");
         assert!(matches!(error, MungeError::Malformed(_)), "{error}");
     }
-    assert!(
-        munge.decode(&good).wait().is_ok(),
-        "it was not used up by the above"
-    );
+    assert!(munge.decode(&good).wait().is_ok(), "it was not used up by the above");
 }
 
 #[test]
@@ -355,10 +325,7 @@ fn garbage_is_always_an_error_and_never_a_crash() {
     });
     outcome.expect("no garbage is accepted");
     let good = munge.encode(EncodeOptions::new()).wait().expect("encoded");
-    assert!(
-        munge.decode(&good).wait().is_ok(),
-        "the daemon and the handle live"
-    );
+    assert!(munge.decode(&good).wait().is_ok(), "the daemon and the handle live");
 }
 
 #[test]
@@ -391,9 +358,6 @@ fn assert_does_not_show_the_secret(error: &MungeError) {
 fn assert_no_secret(shown: &str) {
     let text = std::str::from_utf8(SECRET).expect("text");
     assert!(!shown.contains(text), "{shown}");
-    assert!(
-        !shown.contains(&format!("{:?}", &SECRET[..8])[1..]),
-        "{shown}"
-    );
+    assert!(!shown.contains(&format!("{:?}", &SECRET[..8])[1..]), "{shown}");
     assert!(!shown.contains("97, 45, 112, 97"), "{shown}"); // as a list of numbers
 }

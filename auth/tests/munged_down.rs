@@ -7,9 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use mochi_auth::munge::{
-    Credential, Decoded, EncodeOptions, Munge, MungeError, NoDaemonReason, Pending, TimeoutStage,
-};
+use mochi_auth::munge::{Credential, Decoded, EncodeOptions, Munge, MungeError, NoDaemonReason, Pending, TimeoutStage};
 use mochi_auth::testing::MungeRealm;
 
 /// Far below the 10 s after which libmunge gives up by itself.
@@ -17,11 +15,7 @@ const SHORT: Duration = Duration::from_millis(200);
 const AMPLE: Duration = Duration::from_secs(60);
 
 fn handle(socket: &Path, timeout: Duration) -> Munge {
-    let builder = Munge::builder()
-        .socket(socket)
-        .timeout(timeout)
-        .threads(2)
-        .queue(2);
+    let builder = Munge::builder().socket(socket).timeout(timeout).threads(2).queue(2);
     builder.build().expect("a handle")
 }
 
@@ -31,13 +25,7 @@ fn decode(munge: &Munge) -> Pending<Decoded> {
 }
 
 fn assert_no_daemon(error: &MungeError, socket: &Path, expected: NoDaemonReason) {
-    let MungeError::NoDaemon {
-        socket: named,
-        reason,
-    } = error
-    else {
-        panic!("{error}")
-    };
+    let MungeError::NoDaemon { socket: named, reason } = error else { panic!("{error}") };
     assert_eq!((named.as_path(), *reason), (socket, expected));
     assert!(error.to_string().contains("start munged"), "{error}");
     assert_eq!(error.status(), Some(6));
@@ -48,10 +36,7 @@ fn without_a_daemon_the_error_says_so_before_the_deadline() {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = directory.path().join("socket");
     let munge = handle(&socket, AMPLE);
-    let error = munge
-        .encode(EncodeOptions::new())
-        .wait()
-        .expect_err("nobody");
+    let error = munge.encode(EncodeOptions::new()).wait().expect_err("nobody");
     assert_no_daemon(&error, &socket, NoDaemonReason::Missing);
     let error = decode(&munge).wait().expect_err("nobody");
     assert_no_daemon(&error, &socket, NoDaemonReason::Missing);
@@ -75,9 +60,7 @@ fn a_socket_left_behind_by_a_crash_is_told_from_a_hang() {
 #[test]
 fn a_plain_file_is_no_daemon() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let error = decode(&handle(file.path(), AMPLE))
-        .wait()
-        .expect_err("a file");
+    let error = decode(&handle(file.path(), AMPLE)).wait().expect_err("a file");
     assert_no_daemon(&error, file.path(), NoDaemonReason::Stale);
 }
 
@@ -90,24 +73,12 @@ fn a_daemon_that_never_answers_is_a_timeout_at_the_deadline() {
     let begin = Instant::now();
     let error = decode(&munge).wait().expect_err("silence");
     let waited = begin.elapsed();
-    let MungeError::Timeout {
-        timeout,
-        stage,
-        helpers,
-        stuck,
-        ..
-    } = &error
-    else {
-        panic!("{error}")
-    };
+    let MungeError::Timeout { timeout, stage, helpers, stuck, .. } = &error else { panic!("{error}") };
     assert_eq!((*timeout, *stage), (SHORT, TimeoutStage::Daemon));
     assert_eq!((*helpers, *stuck), (2, 1));
     assert!(waited >= SHORT, "{waited:?}");
     let message = error.to_string();
-    assert!(
-        message.contains("munged hangs or is overloaded"),
-        "{message}"
-    );
+    assert!(message.contains("munged hangs or is overloaded"), "{message}");
     assert!(message.contains(&socket.display().to_string()), "{message}");
 }
 
@@ -128,20 +99,8 @@ fn a_hung_daemon_works_again_when_it_wakes_up() {
     let mut munged = realm.start().expect("munged");
     let munge = handle(munged.socket(), SHORT);
     munged.pause();
-    let error = munge
-        .encode(EncodeOptions::new())
-        .wait()
-        .expect_err("it hangs");
-    assert!(
-        matches!(
-            error,
-            MungeError::Timeout {
-                stage: TimeoutStage::Daemon,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    let error = munge.encode(EncodeOptions::new()).wait().expect_err("it hangs");
+    assert!(matches!(error, MungeError::Timeout { stage: TimeoutStage::Daemon, .. }), "{error}");
     munged.resume();
     let patient = munge.with_timeout(AMPLE).expect("in bounds");
     let credential = patient.encode(EncodeOptions::new()).wait().expect("awake");
@@ -160,17 +119,7 @@ fn past_its_bounds_a_call_is_refused_at_once() {
     let Poll::Ready(Err(error)) = Pin::new(&mut refused).poll(&mut context) else {
         panic!("it is to be refused at once")
     };
-    assert!(
-        matches!(
-            error,
-            MungeError::Overloaded {
-                helpers: 2,
-                stuck: 0,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, MungeError::Overloaded { helpers: 2, stuck: 0, .. }), "{error}");
     assert!(error.to_string().contains("retry later"), "{error}");
 }
 
@@ -183,13 +132,7 @@ fn while_all_helpers_are_stuck_a_call_times_out_in_the_queue_and_says_so() {
     let (first, second) = (decode(&munge), decode(&munge));
     assert!(first.wait().is_err() && second.wait().is_err());
     let error = decode(&munge).wait().expect_err("all are stuck");
-    let MungeError::Timeout {
-        stage: TimeoutStage::Queued,
-        helpers: 2,
-        stuck: 2,
-        ..
-    } = error
-    else {
+    let MungeError::Timeout { stage: TimeoutStage::Queued, helpers: 2, stuck: 2, .. } = error else {
         panic!("{error}")
     };
 }

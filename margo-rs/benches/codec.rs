@@ -45,11 +45,7 @@ fn codec_benches(criterion: &mut Criterion) {
     measure(
         criterion,
         "entry",
-        &Entry {
-            name: "a file of some directory".to_owned(),
-            version: 3,
-            blocks: (0..16).collect(),
-        },
+        &Entry { name: "a file of some directory".to_owned(), version: 3, blocks: (0..16).collect() },
     );
 }
 

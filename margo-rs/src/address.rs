@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn malformed_addresses_say_why() {
-        for text in ["", "tcp://", "://x", "127.0.0.1:80", "tcp:127.0.0.1", "a b://x", "tcp://a b", "tcp\n", "t*p://x"] {
+        for text in ["", "tcp://", "://x", "127.0.0.1:80", "tcp:127.0.0.1", "a b://x", "tcp://a b", "tcp\n", "t*p://x"]
+        {
             assert!(text.parse::<Address>().is_err(), "{text:?}");
         }
         let error = format!("tcp://{}", "x".repeat(ADDRESS_MAX)).parse::<Address>().unwrap_err();

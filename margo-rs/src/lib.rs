@@ -47,9 +47,7 @@ pub use buffer::{Buffer, Payload};
 pub use client::{Call, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
 pub use engine::{Builder, Engine, Load, Progress, Shutdown, Wait, protocol_help};
-pub use error::{
-    Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol,
-};
+pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
 pub use exec::Pool;
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, Rpc, RpcId, legacy_mux_id};

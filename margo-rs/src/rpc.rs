@@ -154,12 +154,7 @@ pub struct Rpc<In, Out> {
 impl<In, Out> Rpc<In, Out> {
     /// The RPC called `name`. It answers its caller, if only with a status.
     pub const fn new(name: &'static str) -> Rpc<In, Out> {
-        Rpc {
-            name,
-            hash: name_hash(name),
-            response_disabled: false,
-            types: PhantomData,
-        }
+        Rpc { name, hash: name_hash(name), response_disabled: false, types: PhantomData }
     }
 
     /// The name both sides know it by.
@@ -188,12 +183,7 @@ impl<In> Rpc<In, ()> {
     ///
     /// Both sides must agree, as with `margo_registered_disable_response`.
     pub const fn disable_response(self) -> Rpc<In, ()> {
-        Rpc {
-            name: self.name,
-            hash: self.hash,
-            response_disabled: true,
-            types: PhantomData,
-        }
+        Rpc { name: self.name, hash: self.hash, response_disabled: true, types: PhantomData }
     }
 }
 
@@ -236,13 +226,7 @@ const fn name_hash(name: &str) -> u32 {
 }
 
 /// Adds up to twelve bytes as three little-endian words, the third moved up by `third_skip` bytes.
-const fn add_words(
-    mut state: [u32; 3],
-    key: &[u8],
-    start: usize,
-    end: usize,
-    third_skip: usize,
-) -> [u32; 3] {
+const fn add_words(mut state: [u32; 3], key: &[u8], start: usize, end: usize, third_skip: usize) -> [u32; 3] {
     let mut at = start;
     while at < end {
         let word = (at - start) / 4;
@@ -265,11 +249,7 @@ const fn mix(mut state: [u32; 3]) -> [u32; 3] {
         while word < 3 {
             let after = state[(word + 1) % 3];
             let before = state[(word + 2) % 3];
-            let crossed = if RIGHT[round][word] {
-                before >> SHIFT[round][word]
-            } else {
-                before << SHIFT[round][word]
-            };
+            let crossed = if RIGHT[round][word] { before >> SHIFT[round][word] } else { before << SHIFT[round][word] };
             state[word] = state[word].wrapping_sub(after).wrapping_sub(before) ^ crossed;
             word += 1;
         }
@@ -306,10 +286,7 @@ mod tests {
         let name = "abcdefghijklmnopqrstuvwxyz";
         let mut seen = std::collections::HashSet::new();
         for end in 0..=name.len() {
-            assert!(
-                seen.insert(name_hash(&name[..end])),
-                "prefix of {end} bytes"
-            );
+            assert!(seen.insert(name_hash(&name[..end])), "prefix of {end} bytes");
         }
         for at in 0..name.len() {
             let mut changed = name.as_bytes().to_vec();
@@ -337,10 +314,7 @@ mod tests {
 
     #[test]
     fn the_parent_of_a_first_call_is_the_default_provider_without_a_name() {
-        assert_eq!(
-            NO_PARENT.as_u64().to_le_bytes(),
-            [0xff, 0xff, 0, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(NO_PARENT.as_u64().to_le_bytes(), [0xff, 0xff, 0, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -358,9 +332,6 @@ mod tests {
 
         let copy = LOG;
         assert_eq!((copy.name(), copy.hash()), (LOG.name(), name_hash("log")));
-        assert_eq!(
-            format!("{SUM:?}"),
-            r#"Rpc { name: "sum", hash: 0x1c8857ad, response_disabled: false }"#
-        );
+        assert_eq!(format!("{SUM:?}"), r#"Rpc { name: "sum", hash: 0x1c8857ad, response_disabled: false }"#);
     }
 }

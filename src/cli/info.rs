@@ -20,41 +20,13 @@ struct Protocol {
 }
 
 const PROTOCOLS: &[Protocol] = &[
-    Protocol {
-        name: "native+tcp",
-        purpose: "TCP, built in",
-        probe: "native+tcp://127.0.0.1",
-    },
-    Protocol {
-        name: "native+sm",
-        purpose: "shared memory, built in",
-        probe: "native+sm",
-    },
-    Protocol {
-        name: "na+sm",
-        purpose: "shared memory, by Mercury",
-        probe: "na+sm",
-    },
-    Protocol {
-        name: "ofi+tcp",
-        purpose: "TCP, by libfabric",
-        probe: "ofi+tcp://127.0.0.1",
-    },
-    Protocol {
-        name: "ofi+verbs",
-        purpose: "InfiniBand and RoCE, by libfabric",
-        probe: "ofi+verbs",
-    },
-    Protocol {
-        name: "ofi+cxi",
-        purpose: "Slingshot, by libfabric",
-        probe: "ofi+cxi",
-    },
-    Protocol {
-        name: "ucx+all",
-        purpose: "the transports of UCX",
-        probe: "ucx+all",
-    },
+    Protocol { name: "native+tcp", purpose: "TCP, built in", probe: "native+tcp://127.0.0.1" },
+    Protocol { name: "native+sm", purpose: "shared memory, built in", probe: "native+sm" },
+    Protocol { name: "na+sm", purpose: "shared memory, by Mercury", probe: "na+sm" },
+    Protocol { name: "ofi+tcp", purpose: "TCP, by libfabric", probe: "ofi+tcp://127.0.0.1" },
+    Protocol { name: "ofi+verbs", purpose: "InfiniBand and RoCE, by libfabric", probe: "ofi+verbs" },
+    Protocol { name: "ofi+cxi", purpose: "Slingshot, by libfabric", probe: "ofi+cxi" },
+    Protocol { name: "ucx+all", purpose: "the transports of UCX", probe: "ucx+all" },
 ];
 
 /// The short names that stand for one of the above.
@@ -93,18 +65,11 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     say(format_args!(
         "Mochi for Rust {}, Mercury {}",
         report.version,
-        if report.mercury {
-            "linked"
-        } else {
-            "not linked"
-        }
+        if report.mercury { "linked" } else { "not linked" }
     ));
     for row in &report.protocols {
         let verdict = if row.works { "yes" } else { "no" };
-        say(format_args!(
-            "  {:<12} {verdict:<4} {}",
-            row.protocol, row.purpose
-        ));
+        say(format_args!("  {:<12} {verdict:<4} {}", row.protocol, row.purpose));
     }
     for alias in &report.aliases {
         say(format_args!("`{}` means {} here.", alias.name, alias.means));
@@ -137,27 +102,14 @@ async fn report() -> Outcome<Report> {
     let mut protocols = Vec::new();
     for protocol in PROTOCOLS {
         let reason = why_not(protocol).await;
-        protocols.push(Row {
-            protocol: protocol.name,
-            purpose: protocol.purpose,
-            works: reason.is_none(),
-            reason,
-        });
+        protocols.push(Row { protocol: protocol.name, purpose: protocol.purpose, works: reason.is_none(), reason });
     }
     let mut aliases = Vec::new();
     for name in ALIASES {
         let meaning: Address = name.parse()?;
-        aliases.push(Alias {
-            name,
-            means: meaning.to_string(),
-        });
+        aliases.push(Alias { name, means: meaning.to_string() });
     }
-    Ok(Report {
-        version: env!("CARGO_PKG_VERSION"),
-        mercury: mochi_sys::LINKED,
-        protocols,
-        aliases,
-    })
+    Ok(Report { version: env!("CARGO_PKG_VERSION"), mercury: mochi_sys::LINKED, protocols, aliases })
 }
 
 /// Starts a server for a moment, since nothing else shows as surely that the protocol works.

@@ -57,10 +57,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
         }
         let took = round_trip(&server, arguments.timeout).await?;
         if !arguments.json {
-            say(format_args!(
-                "answer {number} from {address}: time={}",
-                Shown(took)
-            ));
+            say(format_args!("answer {number} from {address}: time={}", Shown(took)));
         }
         round_trips.push(took);
     }
@@ -69,16 +66,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     if arguments.json {
         say(serde_json::to_string_pretty(&report)?);
     } else {
-        let Report {
-            min_us,
-            median_us,
-            max_us,
-            ..
-        } = report;
-        say(format_args!(
-            "{} answers, min/median/max = {min_us:.1}/{median_us:.1}/{max_us:.1} µs",
-            round_trips.len()
-        ));
+        let Report { min_us, median_us, max_us, .. } = report;
+        say(format_args!("{} answers, min/median/max = {min_us:.1}/{median_us:.1}/{max_us:.1} µs", round_trips.len()));
     }
     Ok(())
 }
@@ -89,9 +78,7 @@ async fn round_trip(server: &Endpoint, timeout: Duration) -> Result<Duration, Ca
     let start = Instant::now();
     let answer = tokio::time::timeout(timeout, provider.identity()).await;
     let took = start.elapsed();
-    answer
-        .map_err(|_| CallError::DeadlineExceeded { after: timeout })?
-        .map(|_| took)
+    answer.map_err(|_| CallError::DeadlineExceeded { after: timeout })?.map(|_| took)
 }
 
 impl Report {
@@ -104,10 +91,7 @@ impl Report {
         Ok(Self {
             address: address.to_string(),
             connect_us: connect.as_secs_f64() * 1e6,
-            round_trips_us: round_trips
-                .iter()
-                .map(|took| took.as_secs_f64() * 1e6)
-                .collect(),
+            round_trips_us: round_trips.iter().map(|took| took.as_secs_f64() * 1e6).collect(),
             min_us: micros(histogram.min()),
             median_us: micros(histogram.value_at_quantile(0.5)),
             max_us: micros(histogram.max()),
@@ -121,18 +105,12 @@ struct Shown(Duration);
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let micros = self.0.as_secs_f64() * 1e6;
-        if micros < 1e3 {
-            write!(f, "{micros:.1} µs")
-        } else {
-            write!(f, "{:.2} ms", micros / 1e3)
-        }
+        if micros < 1e3 { write!(f, "{micros:.1} µs") } else { write!(f, "{:.2} ms", micros / 1e3) }
     }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| "not a number of seconds".to_owned())?;
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 

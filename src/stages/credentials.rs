@@ -40,10 +40,7 @@ impl Credentials {
     pub fn from_environment() -> Outcome<Self> {
         match std::env::var_os("MUNGE_SOCKET") {
             Some(socket) => Self::at(Path::new(&socket)),
-            None => Ok(Self {
-                munge: Munge::builder().build()?,
-                runtime: Handle::current(),
-            }),
+            None => Ok(Self { munge: Munge::builder().build()?, runtime: Handle::current() }),
         }
     }
 
@@ -55,10 +52,7 @@ impl Credentials {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn at(socket: &Path) -> Outcome<Self> {
-        Ok(Self {
-            munge: Munge::builder().socket(socket).build()?,
-            runtime: Handle::current(),
-        })
+        Ok(Self { munge: Munge::builder().socket(socket).build()?, runtime: Handle::current() })
     }
 
     /// A credential that carries `payload`. With `server_uid` only a process of that user can open it; without, any
@@ -82,14 +76,8 @@ impl Credentials {
         let text = credential.as_str().ok_or("there is no credential")?;
         let decoded = self.munge.decode(text).await?;
         let identity = decoded.identity();
-        let user = self
-            .runtime
-            .spawn(AuthenticatedUser::named(identity))
-            .await?;
-        Ok(Decoded {
-            user,
-            payload: decoded.into_payload(),
-        })
+        let user = self.runtime.spawn(AuthenticatedUser::named(identity)).await?;
+        Ok(Decoded { user, payload: decoded.into_payload() })
     }
 }
 
@@ -101,12 +89,7 @@ impl Decoded {
     pub fn with_key(self) -> Outcome<(AuthenticatedUser, Key)> {
         let length = self.payload.len();
         let key = Key::from_payload(&self.payload);
-        let key = key.ok_or_else(|| {
-            format!(
-                "a payload of {length} bytes, where a key has {}",
-                Key::LENGTH
-            )
-        })?;
+        let key = key.ok_or_else(|| format!("a payload of {length} bytes, where a key has {}", Key::LENGTH))?;
         Ok((self.user, key))
     }
 }

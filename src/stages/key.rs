@@ -65,10 +65,7 @@ mod tests {
     fn only_a_payload_of_exactly_a_key_is_a_key() {
         assert!(Key::from_payload(&[7; 32]).is_some());
         for length in [0, 31, 33, 64] {
-            assert!(
-                Key::from_payload(&vec![7; length]).is_none(),
-                "{length} bytes"
-            );
+            assert!(Key::from_payload(&vec![7; length]).is_none(), "{length} bytes");
         }
     }
 

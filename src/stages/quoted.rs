@@ -26,22 +26,13 @@ mod tests {
 
     #[test]
     fn control_characters_are_escaped() {
-        assert_eq!(
-            Quoted("a\n\u{1b}[31mb\"").to_string(),
-            r#""a\n\u{1b}[31mb\"""#
-        );
+        assert_eq!(Quoted("a\n\u{1b}[31mb\"").to_string(), r#""a\n\u{1b}[31mb\"""#);
     }
 
     #[test]
     fn long_text_is_cut_at_a_character() {
         let text = "é".repeat(65);
-        assert_eq!(
-            Quoted(&text).to_string(),
-            format!("\"{}\"...", "é".repeat(64))
-        );
-        assert_eq!(
-            Quoted(&text[..128]).to_string(),
-            format!("\"{}\"", "é".repeat(64))
-        );
+        assert_eq!(Quoted(&text).to_string(), format!("\"{}\"...", "é".repeat(64)));
+        assert_eq!(Quoted(&text[..128]).to_string(), format!("\"{}\"", "é".repeat(64)));
     }
 }

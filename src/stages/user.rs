@@ -24,11 +24,7 @@ impl AuthenticatedUser {
     /// Asking for a name can take long (LDAP), so it happens on a blocking thread and within a second.
     pub async fn named(Identity { uid, gid }: Identity) -> Self {
         let name = tokio::task::spawn_blocking(move || users::name_of(uid));
-        let name = tokio::time::timeout(NAME_TIMEOUT, name)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .flatten();
+        let name = tokio::time::timeout(NAME_TIMEOUT, name).await.ok().and_then(Result::ok).flatten();
         Self { uid, gid, name }
     }
 }
@@ -54,11 +50,7 @@ mod tests {
 
     #[tokio::test]
     async fn unknown_uid_displays_as_a_number() {
-        let user = AuthenticatedUser::named(Identity {
-            uid: 3_999_999_999,
-            gid: 0,
-        })
-        .await;
+        let user = AuthenticatedUser::named(Identity { uid: 3_999_999_999, gid: 0 }).await;
         assert_eq!(user.to_string(), "3999999999");
     }
 }

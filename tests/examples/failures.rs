@@ -23,10 +23,7 @@ impl HungMunged {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let listener = UnixListener::bind(directory.path().join("munge.sock")).expect("a socket");
-        Self {
-            directory,
-            listener,
-        }
+        Self { directory, listener }
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -42,21 +39,11 @@ fn wrong_arguments_show_the_usage() {
             ("server", &["tcp", "more"]),
             ("client", &[]),
             ("client", &["native+tcp://127.0.0.1:1", "more"]),
-            (
-                "client",
-                &["native+tcp://127.0.0.1:1", "--server-uid", "alice"],
-            ),
+            ("client", &["native+tcp://127.0.0.1:1", "--server-uid", "alice"]),
         ] {
             let ended = run(&format!("{stage}_{side}"), arguments, Path::new(NOWHERE));
-            assert_eq!(
-                ended.status.code(),
-                Some(2),
-                "{stage} {side} {arguments:?}: {ended:?}"
-            );
-            assert!(
-                ended.stderr.contains("Usage") || ended.stderr.contains("--help"),
-                "{ended:?}"
-            );
+            assert_eq!(ended.status.code(), Some(2), "{stage} {side} {arguments:?}: {ended:?}");
+            assert!(ended.stderr.contains("Usage") || ended.stderr.contains("--help"), "{ended:?}");
             assert_eq!(ended.stdout, [""; 0], "{ended:?}");
         }
     }
@@ -74,10 +61,7 @@ fn impossible_protocols_say_what_to_do() {
 #[test]
 fn unreachable_server_is_an_error() {
     // Bound and closed again, so nobody listens there.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|l| l.local_addr())
-        .expect("a port")
-        .port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let address = format!("native+tcp://127.0.0.1:{port}");
     for stage in STAGES {
         let ended = run(&format!("{stage}_client"), &[&address], Path::new(NOWHERE));
@@ -92,10 +76,7 @@ fn client_without_munged_says_so() {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
         let (server, address) = Running::server(&mut server);
         let ended = run(&format!("{stage}_client"), &[&address], Path::new(NOWHERE));
-        assert!(
-            ended.one_error_line().to_lowercase().contains("munge"),
-            "{ended:?}"
-        );
+        assert!(ended.one_error_line().to_lowercase().contains("munge"), "{ended:?}");
         server.stop().assert_success();
     }
 }
@@ -112,11 +93,7 @@ fn server_without_munged_refuses_and_lives() {
         }
         let server = server.stop();
         server.assert_success();
-        let refusals = server
-            .stdout
-            .iter()
-            .filter(|line| line.starts_with("Authentication refused: "))
-            .count();
+        let refusals = server.stdout.iter().filter(|line| line.starts_with("Authentication refused: ")).count();
         assert_eq!(refusals, 2, "{server:?}");
     }
 }
@@ -129,10 +106,7 @@ fn hung_munged_does_not_hang_the_client() {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
         let (server, address) = Running::server(&mut server);
         let ended = run(&format!("{stage}_client"), &[&address], &hung.socket());
-        assert!(
-            ended.one_error_line().to_lowercase().contains("munge"),
-            "{ended:?}"
-        );
+        assert!(ended.one_error_line().to_lowercase().contains("munge"), "{ended:?}");
         server.stop().assert_success();
     }
 }
@@ -144,18 +118,11 @@ fn server_killed_during_a_call_is_an_error_at_the_client() {
         let hung = HungMunged::start();
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], &hung.socket());
         let (server, address) = Running::server(&mut server);
-        let client = Running::start(&mut example(
-            &format!("{stage}_client"),
-            &[&address],
-            realm.socket(),
-        ));
+        let client = Running::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket()));
         // The server asks its munged, so it is in the middle of the client's call.
         let _connection = hung.listener.accept().expect("the server asks its munged");
         server.kill();
         let ended = client.wait();
-        assert!(
-            ended.one_error_line().contains("lost"),
-            "{stage}: {ended:?}"
-        );
+        assert!(ended.one_error_line().contains("lost"), "{stage}: {ended:?}");
     }
 }

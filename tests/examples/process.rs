@@ -31,27 +31,15 @@ pub(crate) struct Ended {
 /// The command of an example. Its credentials come from `socket`.
 pub(crate) fn example(name: &str, arguments: &[&str], socket: &Path) -> Command {
     let mut command = Command::new(example_path(name));
-    command
-        .args(arguments)
-        .env("MUNGE_SOCKET", socket)
-        .env_remove("MOCHI_LOG")
-        .env_remove("RUST_LOG");
+    command.args(arguments).env("MUNGE_SOCKET", socket).env_remove("MOCHI_LOG").env_remove("RUST_LOG");
     command
 }
 
 /// Where cargo puts the examples: beside the tool, in a directory of their own.
 pub(crate) fn example_path(name: &str) -> PathBuf {
     let tool = Path::new(env!("CARGO_BIN_EXE_mochi"));
-    let path = tool
-        .parent()
-        .expect("the tool is in a directory")
-        .join("examples")
-        .join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --examples` first",
-        path.display()
-    );
+    let path = tool.parent().expect("the tool is in a directory").join("examples").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build --examples` first", path.display());
     path
 }
 
@@ -62,10 +50,7 @@ pub(crate) fn as_user(command: &mut Command, uid: u32, gid: u32) -> &mut Command
 
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the example starts");
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut stderr = child.stderr.take().expect("standard error is piped");
@@ -83,11 +68,7 @@ impl Running {
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Self {
-            child,
-            lines,
-            stderr: Some(stderr),
-        }
+        Self { child, lines, stderr: Some(stderr) }
     }
 
     /// A server, and the address it announces.
@@ -95,17 +76,13 @@ impl Running {
         let server = Self::start(command);
         let line = server.line();
         let address = line.strip_prefix("Server running at address ");
-        let address = address
-            .unwrap_or_else(|| panic!("{line:?} is no announcement"))
-            .to_owned();
+        let address = address.unwrap_or_else(|| panic!("{line:?} is no announcement")).to_owned();
         (server, address)
     }
 
     /// The next line of standard output.
     pub(crate) fn line(&self) -> String {
-        self.lines
-            .recv_timeout(WATCHDOG)
-            .expect("a line before the watchdog barks")
+        self.lines.recv_timeout(WATCHDOG).expect("a line before the watchdog barks")
     }
 
     /// Waits for the example to end by itself.
@@ -119,17 +96,8 @@ impl Running {
             thread::sleep(Duration::from_millis(5));
         };
         let stdout = self.lines.iter().collect();
-        let stderr = self
-            .stderr
-            .take()
-            .expect("nobody else joins it")
-            .join()
-            .expect("the reader does not panic");
-        Ended {
-            status,
-            stdout,
-            stderr,
-        }
+        let stderr = self.stderr.take().expect("nobody else joins it").join().expect("the reader does not panic");
+        Ended { status, stdout, stderr }
     }
 
     /// Asks the example to end (SIGTERM).
@@ -145,10 +113,7 @@ impl Running {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id())
-            .ok()
-            .and_then(Pid::from_raw)
-            .expect("a positive process id");
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a positive process id");
         kill_process(pid, signal).expect("the example still runs");
     }
 }
@@ -167,9 +132,7 @@ impl Ended {
         assert_eq!(self.status.code(), Some(1), "{self:?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
         assert_eq!(lines.len(), 1, "{self:?}");
-        lines[0]
-            .strip_prefix("error: ")
-            .unwrap_or_else(|| panic!("{self:?}"))
+        lines[0].strip_prefix("error: ").unwrap_or_else(|| panic!("{self:?}"))
     }
 
     pub(crate) fn assert_success(&self) {

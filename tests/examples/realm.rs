@@ -9,9 +9,7 @@ pub(crate) struct Realm(Munged);
 
 /// A realm, or `None` where munged is not installed and not required.
 pub(crate) fn realm() -> Option<Realm> {
-    Some(Realm(
-        MungeRealm::for_test()?.start().expect("munged starts"),
-    ))
+    Some(Realm(MungeRealm::for_test()?.start().expect("munged starts")))
 }
 
 impl Realm {

@@ -20,12 +20,7 @@ fn run_pair(stage: &str, realm: &Realm) -> (Vec<String>, Vec<String>, String) {
     let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
     let (server, address) = Running::server(&mut server);
     assert!(address.starts_with("native+tcp://127.0.0.1:"), "{address}");
-    let client = Running::start(&mut example(
-        &format!("{stage}_client"),
-        &[&address],
-        realm.socket(),
-    ))
-    .wait();
+    let client = Running::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket())).wait();
     client.assert_success();
     let server = server.stop();
     server.assert_success();
@@ -33,10 +28,7 @@ fn run_pair(stage: &str, realm: &Realm) -> (Vec<String>, Vec<String>, String) {
 }
 
 fn authenticated(uid: u32, gid: u32) -> String {
-    format!(
-        "Authenticated with uid={uid} ({}) and gid={gid}",
-        name_of(uid)
-    )
+    format!("Authenticated with uid={uid} ({}) and gid={gid}", name_of(uid))
 }
 
 fn authenticated_here() -> String {
@@ -59,8 +51,7 @@ fn mac_server_greets_only_after_authentication() {
     assert_eq!(
         server,
         [
-            "Unauthorized attempt to call the hello RPC: this user has not authenticated"
-                .to_owned(),
+            "Unauthorized attempt to call the hello RPC: this user has not authenticated".to_owned(),
             authenticated_here(),
             format!("Hello \"Matthieu\" (username {me})"),
         ]
@@ -80,12 +71,9 @@ fn mac_session_server_greets_within_a_session() {
     let Some(realm) = realm() else { return };
     let (server, client, _) = run_pair("mac_session", &realm);
     let me = name_of(getuid().as_raw());
-    let mut expected = vec![
-        "Unauthorized attempt to call the hello RPC: there is no such session".to_owned(),
-        authenticated_here(),
-    ];
-    expected
-        .extend(["Matthieu", "Phil", "Rob"].map(|name| format!("Hello {name:?} (username {me})")));
+    let mut expected =
+        vec!["Unauthorized attempt to call the hello RPC: there is no such session".to_owned(), authenticated_here()];
+    expected.extend(["Matthieu", "Phil", "Rob"].map(|name| format!("Hello {name:?} (username {me})")));
     assert_eq!(server, expected);
     assert_eq!(client.last().map(String::as_str), Some("Greeted as Rob"));
 }
@@ -96,24 +84,12 @@ fn client_can_restrict_its_credential_to_the_user_of_the_server() {
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
         let (server, address) = Running::server(&mut server);
-        let (mine, other) = (
-            getuid().as_raw().to_string(),
-            (getuid().as_raw() + 1).to_string(),
-        );
+        let (mine, other) = (getuid().as_raw().to_string(), (getuid().as_raw() + 1).to_string());
         let client = format!("{stage}_client");
-        let run = |uid: &str| {
-            Running::start(&mut example(
-                &client,
-                &[&address, "--server-uid", uid],
-                realm.socket(),
-            ))
-            .wait()
-        };
+        let run =
+            |uid: &str| Running::start(&mut example(&client, &[&address, "--server-uid", uid], realm.socket())).wait();
         run(&mine).assert_success();
-        assert_eq!(
-            run(&other).one_error_line(),
-            "the server refused the credential"
-        );
+        assert_eq!(run(&other).one_error_line(), "the server refused the credential");
         server.stop().assert_success();
     }
 }
@@ -132,24 +108,17 @@ fn each_user_gets_their_own_name() {
         let (server, address) = Running::server(&mut server);
         // A copy that other users can reach, wherever the build is.
         let directory = tempfile::tempdir().expect("a directory");
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o755))
-            .expect("our own directory");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("our own directory");
         let client = directory.path().join("client");
         fs::copy(example_path(&format!("{stage}_client")), &client).expect("a copy of the client");
         for (uid, gid) in users {
             let mut command = std::process::Command::new(&client);
             command.arg(&address).env("MUNGE_SOCKET", realm.socket());
-            Running::start(as_user(&mut command, uid, gid))
-                .wait()
-                .assert_success();
+            Running::start(as_user(&mut command, uid, gid)).wait().assert_success();
         }
         let server = server.stop();
         server.assert_success();
-        let seen: Vec<&String> = server
-            .stdout
-            .iter()
-            .filter(|line| line.starts_with("Authenticated"))
-            .collect();
+        let seen: Vec<&String> = server.stdout.iter().filter(|line| line.starts_with("Authenticated")).collect();
         let expected = users.map(|(uid, gid)| authenticated(uid, gid));
         assert_eq!(seen, expected.iter().collect::<Vec<_>>(), "{stage}");
         if stage != "simple_auth" {
@@ -167,11 +136,7 @@ fn each_user_gets_their_own_name() {
 fn server_that_gave_its_address_ends_gracefully() {
     for stage in STAGES {
         for _ in 0..20 {
-            let mut server = example(
-                &format!("{stage}_server"),
-                &[PROTOCOL],
-                Path::new("/nonexistent"),
-            );
+            let mut server = example(&format!("{stage}_server"), &[PROTOCOL], Path::new("/nonexistent"));
             let (server, _) = Running::server(&mut server);
             server.stop().assert_success();
         }

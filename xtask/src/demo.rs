@@ -41,28 +41,16 @@ pub(crate) fn run() -> Outcome {
     }
     println!();
     if !failed.is_empty() {
-        return Err(format!(
-            "of {} staged pairs, these failed: {}",
-            STAGES.len(),
-            failed.join(", ")
-        )
-        .into());
+        return Err(format!("of {} staged pairs, these failed: {}", STAGES.len(), failed.join(", ")).into());
     }
-    println!(
-        "All {} staged pairs ran: {}.",
-        STAGES.len(),
-        STAGES.join(", ")
-    );
+    println!("All {} staged pairs ran: {}.", STAGES.len(), STAGES.join(", "));
     Ok(())
 }
 
 /// Where cargo has put the examples: beside this program, which it built with the same settings.
 fn programs() -> Outcome<PathBuf> {
     let this = std::env::current_exe()?;
-    Ok(this
-        .parent()
-        .ok_or("this program has no directory")?
-        .join("examples"))
+    Ok(this.parent().ok_or("this program has no directory")?.join("examples"))
 }
 
 fn run_stage(stage: &str, programs: &Path, socket: Option<&Path>) -> Outcome {
@@ -101,9 +89,7 @@ fn program(programs: &Path, name: &str, argument: &str, socket: Option<&Path>) -
 
 /// Shows the command by which a user would get the same.
 fn print_command(name: &str, argument: &str, socket: Option<&Path>) {
-    let environment = socket
-        .map(|socket| format!("{SOCKET_VARIABLE}={} ", socket.display()))
-        .unwrap_or_default();
+    let environment = socket.map(|socket| format!("{SOCKET_VARIABLE}={} ", socket.display())).unwrap_or_default();
     println!("$ {environment}cargo run --example {name} {argument}");
 }
 
@@ -120,11 +106,7 @@ fn announced_address(lines: &Receiver<String>) -> Outcome<String> {
                 return Err("the server ended before it printed its address".into());
             }
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!(
-                    "the server printed no address within {} s",
-                    START_TIMEOUT.as_secs()
-                )
-                .into());
+                return Err(format!("the server printed no address within {} s", START_TIMEOUT.as_secs()).into());
             }
         }
     }
@@ -138,15 +120,12 @@ mod tests {
     #[test]
     fn every_staged_pair_is_in_the_demo() {
         let examples = crate::workspace().join("examples");
-        let names = std::fs::read_dir(examples)
-            .expect("the examples are there")
-            .map(|entry| {
-                let name = entry.expect("a readable directory").file_name();
-                name.into_string().expect("our file names are UTF-8")
-            });
-        let found: BTreeSet<String> = names
-            .filter_map(|name| Some(name.strip_suffix("_server.rs")?.to_owned()))
-            .collect();
+        let names = std::fs::read_dir(examples).expect("the examples are there").map(|entry| {
+            let name = entry.expect("a readable directory").file_name();
+            name.into_string().expect("our file names are UTF-8")
+        });
+        let found: BTreeSet<String> =
+            names.filter_map(|name| Some(name.strip_suffix("_server.rs")?.to_owned())).collect();
         let listed: BTreeSet<String> = STAGES.iter().map(|stage| (*stage).to_owned()).collect();
         assert_eq!(found, listed);
     }

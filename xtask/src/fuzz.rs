@@ -15,10 +15,7 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer
 /// Each target of `fuzz/fuzz_targets` with the command that builds it and runs it for `time`.
 pub(crate) fn commands(time: Duration) -> Outcome<Vec<(String, Command)>> {
     let host = host()?;
-    targets()?
-        .into_iter()
-        .map(|target| Ok((target.clone(), command(&target, &host, time)?)))
-        .collect()
+    targets()?.into_iter().map(|target| Ok((target.clone(), command(&target, &host, time)?))).collect()
 }
 
 fn targets() -> Outcome<BTreeSet<String>> {
@@ -26,11 +23,7 @@ fn targets() -> Outcome<BTreeSet<String>> {
     for entry in fs::read_dir(workspace().join("fuzz/fuzz_targets"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "rs") {
-            targets.extend(
-                path.file_stem()
-                    .and_then(|stem| stem.to_str())
-                    .map(str::to_owned),
-            );
+            targets.extend(path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned));
         }
     }
     Ok(targets)
@@ -52,13 +45,7 @@ fn command(target: &str, host: &str, time: Duration) -> Outcome<Command> {
         // Naming the host keeps the instrumentation out of build scripts, which would not link with it.
         .args(["run", "--release", "--target", host, "--bin", target, "--"])
         .arg(format!("-max_total_time={}", time.as_secs()))
-        .args([
-            "-max_len=4096",
-            "-timeout=5",
-            "-rss_limit_mb=512",
-            "-print_final_stats=1",
-            "-verbosity=0",
-        ])
+        .args(["-max_len=4096", "-timeout=5", "-rss_limit_mb=512", "-print_final_stats=1", "-verbosity=0"])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(found)
         .args(corpus.is_dir().then_some(corpus));

@@ -57,9 +57,7 @@ fn main() -> ExitCode {
 /// The top of the workspace.
 fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("xtask is a directory of the workspace")
-        .to_path_buf()
+    here.parent().expect("xtask is a directory of the workspace").to_path_buf()
 }
 
 /// The cargo that runs us, started at the top of the workspace.

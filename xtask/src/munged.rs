@@ -36,10 +36,7 @@ impl Munged {
             let socket = PathBuf::from(socket);
             if !answers(Some(&socket)) {
                 let socket = socket.display();
-                return Err(format!(
-                    "no munged answers at {socket}, which {SOCKET_VARIABLE} names; unset it"
-                )
-                .into());
+                return Err(format!("no munged answers at {socket}, which {SOCKET_VARIABLE} names; unset it").into());
             }
             println!("MUNGE: the munged at {}", socket.display());
             return Ok(Self::Found);
@@ -49,16 +46,9 @@ impl Munged {
             return Ok(Self::Found);
         }
         let daemon = MungeRealm::temporary()?.daemon();
-        let daemon = if getuid().is_root() {
-            daemon.uid(UNPRIVILEGED_UID)
-        } else {
-            daemon
-        };
+        let daemon = if getuid().is_root() { daemon.uid(UNPRIVILEGED_UID) } else { daemon };
         let daemon = daemon.start()?;
-        println!(
-            "MUNGE: no munged of the system answers; started a private one at {}",
-            daemon.socket().display()
-        );
+        println!("MUNGE: no munged of the system answers; started a private one at {}", daemon.socket().display());
         if !answers(Some(daemon.socket())) {
             return Err(format!("it does not answer; it says:\n{}", daemon.what_it_wrote()).into());
         }
@@ -81,21 +71,14 @@ fn answers(socket: Option<&Path>) -> bool {
         command.args(socket.map(|socket| argument("--socket", socket)));
         command
     };
-    let Some(credential) = succeeds_within(
-        with_socket("munge").args(["--string", "probe"]),
-        PROBE_TIMEOUT,
-    ) else {
+    let Some(credential) = succeeds_within(with_socket("munge").args(["--string", "probe"]), PROBE_TIMEOUT) else {
         return false;
     };
     let Ok(file) = tempfile::NamedTempFile::new() else {
         return false;
     };
     fs::write(file.path(), credential).is_ok()
-        && succeeds_within(
-            with_socket("unmunge").arg(argument("--input", file.path())),
-            PROBE_TIMEOUT,
-        )
-        .is_some()
+        && succeeds_within(with_socket("unmunge").arg(argument("--input", file.path())), PROBE_TIMEOUT).is_some()
 }
 
 /// `--name=path`, whatever bytes the path holds.

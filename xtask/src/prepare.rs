@@ -16,38 +16,19 @@ pub(crate) struct Need {
 
 /// What the build and the demo need.
 pub(crate) const TO_BUILD: &[Need] = &[
-    Need {
-        what: "a C compiler and linker",
-        packages: &["gcc", "libc6-dev"],
-        present: || program("cc").is_some(),
-    },
-    Need {
-        what: "pkg-config",
-        packages: &["pkg-config"],
-        present: || program("pkg-config").is_some(),
-    },
-    Need {
-        what: "libmunge with its headers",
-        packages: &["libmunge-dev"],
-        present: libmunge,
-    },
+    Need { what: "a C compiler and linker", packages: &["gcc", "libc6-dev"], present: || program("cc").is_some() },
+    Need { what: "pkg-config", packages: &["pkg-config"], present: || program("pkg-config").is_some() },
+    Need { what: "libmunge with its headers", packages: &["libmunge-dev"], present: libmunge },
     Need {
         what: "the MUNGE daemon and tools",
         packages: &["munge"],
-        present: || {
-            ["munged", "munge", "unmunge"]
-                .iter()
-                .all(|name| program(name).is_some())
-        },
+        present: || ["munged", "munge", "unmunge"].iter().all(|name| program(name).is_some()),
     },
 ];
 
 /// What the fuzz targets need on top of that.
-pub(crate) const TO_FUZZ: &[Need] = &[Need {
-    what: "a C++ compiler (libFuzzer is C++)",
-    packages: &["g++"],
-    present: || program("c++").is_some(),
-}];
+pub(crate) const TO_FUZZ: &[Need] =
+    &[Need { what: "a C++ compiler (libFuzzer is C++)", packages: &["g++"], present: || program("c++").is_some() }];
 
 /// Installs what is missing, where this user may; otherwise the error holds the command to run.
 pub(crate) fn install(needs: &[&[Need]]) -> Outcome {
@@ -56,11 +37,7 @@ pub(crate) fn install(needs: &[&[Need]]) -> Outcome {
         return Ok(());
     }
     let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
-    let packages: Vec<&str> = missing
-        .iter()
-        .flat_map(|need| need.packages)
-        .copied()
-        .collect();
+    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
     println!("Missing here: {}.", what.join(", "));
     if program("apt-get").is_none() {
         return Err(format!(
@@ -82,20 +59,9 @@ pub(crate) fn install(needs: &[&[Need]]) -> Outcome {
         .into());
     };
     apt(privilege, &["update"])?;
-    apt(
-        privilege,
-        &[
-            &["install", "-y", "--no-install-recommends"],
-            packages.as_slice(),
-        ]
-        .concat(),
-    )?;
+    apt(privilege, &[&["install", "-y", "--no-install-recommends"], packages.as_slice()].concat())?;
     let still: Vec<&str> = self::missing(needs).iter().map(|need| need.what).collect();
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("apt-get succeeded, yet missing: {}", still.join(", ")).into())
-    }
+    if still.is_empty() { Ok(()) } else { Err(format!("apt-get succeeded, yet missing: {}", still.join(", ")).into()) }
 }
 
 fn missing<'a>(needs: &[&'a [Need]]) -> Vec<&'a Need> {
@@ -107,10 +73,7 @@ fn missing<'a>(needs: &[&'a [Need]]) -> Vec<&'a Need> {
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path)
-        .chain(daemons)
-        .map(|directory| directory.join(name))
-        .find(|path| path.is_file())
+    std::env::split_paths(&path).chain(daemons).map(|directory| directory.join(name)).find(|path| path.is_file())
 }
 
 fn libmunge() -> bool {
@@ -123,30 +86,14 @@ fn sudo_asks_nothing() -> bool {
 
 fn silently(name: &str, arguments: &[&str]) -> bool {
     let mut command = Command::new(name);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
 fn apt(privilege: &[&str], arguments: &[&str]) -> Outcome {
     // `env` because sudo drops the variable otherwise.
-    let words = [
-        privilege,
-        &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"],
-        arguments,
-    ]
-    .concat();
+    let words = [privilege, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"], arguments].concat();
     println!("$ {}", words.join(" "));
-    let status = Command::new(words[0])
-        .args(&words[1..])
-        .stdin(Stdio::null())
-        .status()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("`{}` failed ({status})", words.join(" ")).into())
-    }
+    let status = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(format!("`{}` failed ({status})", words.join(" ")).into()) }
 }

@@ -22,37 +22,18 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `command` with its output left as the caller set it.
     pub(crate) fn start(name: &str, command: &mut Command) -> Outcome<Self> {
-        let child = command
-            .spawn()
-            .map_err(|error| format!("cannot start {name}: {error}"))?;
-        Ok(Self {
-            name: name.into(),
-            child,
-        })
+        let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+        Ok(Self { name: name.into(), child })
     }
 
     /// Starts `command`, prints each line of its output with `name` before it as it comes, and also hands the lines
     /// of its standard output to the caller. The receiver ends when the process closes its standard output.
-    pub(crate) fn start_shown(
-        name: &str,
-        command: &mut Command,
-    ) -> Outcome<(Self, Receiver<String>)> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+    pub(crate) fn start_shown(name: &str, command: &mut Command) -> Outcome<(Self, Receiver<String>)> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = Self::start(name, command)?;
         let (sender, lines) = mpsc::channel();
-        let stdout = running
-            .child
-            .stdout
-            .take()
-            .expect("standard output is piped");
-        let stderr = running
-            .child
-            .stderr
-            .take()
-            .expect("standard error is piped");
+        let stdout = running.child.stdout.take().expect("standard output is piped");
+        let stderr = running.child.stderr.take().expect("standard error is piped");
         show(name, stdout, Some(sender));
         show(name, stderr, None);
         Ok((running, lines))
@@ -68,12 +49,7 @@ impl Running {
             if Instant::now() >= deadline {
                 self.child.kill()?;
                 self.child.wait()?;
-                return Err(format!(
-                    "{} did not end within {} s and was killed",
-                    self.name,
-                    timeout.as_secs()
-                )
-                .into());
+                return Err(format!("{} did not end within {} s and was killed", self.name, timeout.as_secs()).into());
             }
             thread::sleep(POLL);
         }
@@ -83,10 +59,7 @@ impl Running {
     pub(crate) fn terminate(&mut self, timeout: Duration) -> Outcome<ExitStatus> {
         if self.child.try_wait()?.is_none() {
             let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-            kill_process(
-                pid.expect("a child has a positive process id"),
-                Signal::TERM,
-            )?;
+            kill_process(pid.expect("a child has a positive process id"), Signal::TERM)?;
         }
         self.wait_within(timeout)
     }
@@ -102,16 +75,9 @@ impl Drop for Running {
 
 /// Runs `command` to its end without showing it; `None` if it cannot start, fails, or takes longer than `timeout`.
 pub(crate) fn succeeds_within(command: &mut Command, timeout: Duration) -> Option<Vec<u8>> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut running = Running::start("a probe", command).ok()?;
-    let mut stdout = running
-        .child
-        .stdout
-        .take()
-        .expect("standard output is piped");
+    let mut stdout = running.child.stdout.take().expect("standard output is piped");
     let reader = thread::spawn(move || {
         let mut output = Vec::new();
         stdout.read_to_end(&mut output).map(|_| output)

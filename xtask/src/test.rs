@@ -23,35 +23,19 @@ pub(crate) fn run(fuzz_time: Duration) -> Outcome {
     let munged = Munged::find_or_start()?;
     let mut parts = Vec::new();
     let mut step = |name: &str, command: &mut Command| {
-        command
-            .env(REQUIRE_MUNGED, "1")
-            .envs(munged.socket().map(|socket| (SOCKET_VARIABLE, socket)));
+        command.env(REQUIRE_MUNGED, "1").envs(munged.socket().map(|socket| (SOCKET_VARIABLE, socket)));
         parts.push(measure(name, command));
     };
 
     let everything = ["--workspace", "--all-features"];
     if program("cargo-nextest").is_some() {
-        step(
-            "tests",
-            cargo()
-                .args(["nextest", "run", "--no-fail-fast"])
-                .args(everything),
-        );
-        step(
-            "doc tests",
-            cargo().args(["test", "--doc"]).args(everything),
-        );
+        step("tests", cargo().args(["nextest", "run", "--no-fail-fast"]).args(everything));
+        step("doc tests", cargo().args(["test", "--doc"]).args(everything));
     } else {
-        step(
-            "tests and doc tests",
-            cargo().args(["test", "--no-fail-fast"]).args(everything),
-        );
+        step("tests and doc tests", cargo().args(["test", "--no-fail-fast"]).args(everything));
     }
     for (target, mut command) in fuzz::commands(fuzz_time)? {
-        step(
-            &format!("fuzz target {target}, {} s", fuzz_time.as_secs()),
-            &mut command,
-        );
+        step(&format!("fuzz target {target}, {} s", fuzz_time.as_secs()), &mut command);
     }
     summarise(&parts)
 }
@@ -66,22 +50,14 @@ fn measure(name: &str, command: &mut Command) -> Part {
             false
         }
     };
-    Part {
-        name: name.into(),
-        passed,
-        took: start.elapsed(),
-    }
+    Part { name: name.into(), passed, took: start.elapsed() }
 }
 
 fn summarise(parts: &[Part]) -> Outcome {
     println!("\n== summary ==");
     for part in parts {
         let verdict = if part.passed { "passed" } else { "FAILED" };
-        println!(
-            "  {verdict}  {} ({:.0} s)",
-            part.name,
-            part.took.as_secs_f64()
-        );
+        println!("  {verdict}  {} ({:.0} s)", part.name, part.took.as_secs_f64());
     }
     if mochi_sys::LINKED {
         println!("Mercury is linked: its suites ran with the others.");

@@ -34,11 +34,7 @@ pub(crate) enum HelperError {
     /// As many calls wait as are allowed.
     Overloaded(Load),
     /// The deadline came first; `started` tells whether a helper had taken the call.
-    TimedOut {
-        timeout: Duration,
-        started: bool,
-        load: Load,
-    },
+    TimedOut { timeout: Duration, started: bool, load: Load },
     /// The system gave no thread.
     NoThread(io::Error),
     /// The process was forked since the pool was made; threads do not survive that.

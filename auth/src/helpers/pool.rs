@@ -80,18 +80,12 @@ impl HelperPool {
 
     #[cfg(test)]
     pub(super) fn as_in_a_forked_child() -> Arc<Self> {
-        let limits = Limits {
-            helpers: 1,
-            waiting: 1,
-        };
+        let limits = Limits { helpers: 1, waiting: 1 };
         Self::of_process(0, "test", limits)
     }
 
     fn of_process(owner: u32, name: &'static str, limits: Limits) -> Arc<Self> {
-        let state = State {
-            running: vec![None; limits.helpers],
-            ..State::default()
-        };
+        let state = State { running: vec![None; limits.helpers], ..State::default() };
         Arc::new(Self {
             shared: Arc::new(Shared {
                 name,
@@ -109,11 +103,7 @@ impl HelperPool {
     ///
     /// A call whose task is dropped, or whose deadline passes, before a helper takes it does not
     /// run.
-    pub(crate) fn submit<T, F>(
-        self: &Arc<Self>,
-        timeout: Duration,
-        call: F,
-    ) -> Result<Task<T>, HelperError>
+    pub(crate) fn submit<T, F>(self: &Arc<Self>, timeout: Duration, call: F) -> Result<Task<T>, HelperError>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
@@ -125,10 +115,7 @@ impl HelperPool {
         let now = Instant::now();
         let deadline = now + timeout;
         let slot = Slot::new();
-        let job = Job {
-            deadline,
-            work: Box::new(Assignment::new(Arc::clone(&slot), call)),
-        };
+        let job = Job { deadline, work: Box::new(Assignment::new(Arc::clone(&slot), call)) };
 
         let mut unwanted = Vec::new(); // dropped after the lock: their destructors are not ours
         let mut state = shared.state.lock();
@@ -169,15 +156,10 @@ impl HelperPool {
     }
 
     /// Has `alarm` rung at the deadline in `key`, by the one timer thread of the pool.
-    pub(super) fn set_alarm(
-        &self,
-        key: AlarmKey,
-        alarm: Arc<dyn Alarm>,
-    ) -> Result<(), HelperError> {
+    pub(super) fn set_alarm(&self, key: AlarmKey, alarm: Arc<dyn Alarm>) -> Result<(), HelperError> {
         let mut state = self.shared.state.lock();
         if !state.timer_started {
-            Shared::spawn(&self.shared, "-timer", 0, |shared| shared.keep_time())
-                .map_err(HelperError::NoThread)?;
+            Shared::spawn(&self.shared, "-timer", 0, |shared| shared.keep_time()).map_err(HelperError::NoThread)?;
             state.timer_started = true;
         }
         state.alarms.insert(key, alarm);
@@ -226,10 +208,7 @@ impl Shared {
     {
         let own = Arc::clone(shared);
         let name = format!("{}{role}-{index}", shared.name);
-        thread::Builder::new()
-            .name(name)
-            .spawn(move || body(&own))
-            .map(drop)
+        thread::Builder::new().name(name).spawn(move || body(&own)).map(drop)
     }
 
     fn has_room(&self, state: &State) -> bool {
@@ -237,17 +216,8 @@ impl Shared {
     }
 
     fn load(&self, state: &State, now: Instant) -> Load {
-        let stuck = state
-            .running
-            .iter()
-            .flatten()
-            .filter(|deadline| **deadline <= now)
-            .count();
-        Load {
-            waiting: state.queue.len(),
-            helpers: self.limits.helpers,
-            stuck,
-        }
+        let stuck = state.running.iter().flatten().filter(|deadline| **deadline <= now).count();
+        Load { waiting: state.queue.len(), helpers: self.limits.helpers, stuck }
     }
 
     /// The life of a helper thread.
@@ -294,9 +264,7 @@ impl Shared {
                 None => self.alarm.wait(&mut state),
                 Some(first) if first.key().0 <= Instant::now() => {
                     let alarm = first.remove();
-                    MutexGuard::unlocked(&mut state, || {
-                        drop(catch_unwind(AssertUnwindSafe(|| alarm.ring())))
-                    });
+                    MutexGuard::unlocked(&mut state, || drop(catch_unwind(AssertUnwindSafe(|| alarm.ring()))));
                 }
                 Some(first) => {
                     let deadline = first.key().0;

@@ -60,19 +60,8 @@ pub(super) struct Assignment<T, F> {
 }
 
 impl<T> Task<T> {
-    pub(super) fn new(
-        pool: Arc<HelperPool>,
-        slot: Arc<Slot<T>>,
-        key: AlarmKey,
-        timeout: Duration,
-    ) -> Self {
-        Self {
-            pool,
-            slot,
-            key,
-            timeout,
-            has_alarm: false,
-        }
+    pub(super) fn new(pool: Arc<HelperPool>, slot: Arc<Slot<T>>, key: AlarmKey, timeout: Duration) -> Self {
+        Self { pool, slot, key, timeout, has_alarm: false }
     }
 
     /// Blocks this thread until the result is there or the deadline passed.
@@ -82,11 +71,7 @@ impl<T> Task<T> {
             if let Some(result) = state.take() {
                 return result;
             }
-            let late = self
-                .slot
-                .filled
-                .wait_until(&mut state, self.deadline())
-                .timed_out();
+            let late = self.slot.filled.wait_until(&mut state, self.deadline()).timed_out();
             if late && matches!(state.outcome, Outcome::Pending) {
                 state.outcome = Outcome::Closed;
                 let started = state.started;
@@ -101,11 +86,7 @@ impl<T> Task<T> {
     }
 
     fn timed_out(&self, started: bool) -> HelperError {
-        HelperError::TimedOut {
-            timeout: self.timeout,
-            started,
-            load: self.pool.load(),
-        }
+        HelperError::TimedOut { timeout: self.timeout, started, load: self.pool.load() }
     }
 }
 
@@ -118,10 +99,7 @@ impl<T: Send + 'static> Future for Task<T> {
         if let Some(result) = state.take() {
             return Poll::Ready(result);
         }
-        assert!(
-            matches!(state.outcome, Outcome::Pending),
-            "polled after it was ready"
-        );
+        assert!(matches!(state.outcome, Outcome::Pending), "polled after it was ready");
         let stale = if Instant::now() >= task.deadline() {
             state.outcome = Outcome::Closed;
             let (stale, started) = (state.waker.take(), state.started);
@@ -159,15 +137,8 @@ impl<T> Drop for Task<T> {
 
 impl<T> Slot<T> {
     pub(super) fn new() -> Arc<Self> {
-        let state = SlotState {
-            outcome: Outcome::Pending,
-            started: false,
-            waker: None,
-        };
-        Arc::new(Self {
-            state: Mutex::new(state),
-            filled: Condvar::new(),
-        })
+        let state = SlotState { outcome: Outcome::Pending, started: false, waker: None };
+        Arc::new(Self { state: Mutex::new(state), filled: Condvar::new() })
     }
 
     fn fill(&self, outcome: Outcome<T>) {

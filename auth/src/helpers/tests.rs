@@ -78,14 +78,8 @@ fn many_callers_each_get_their_own_result() {
             let pool = &pool;
             scope.spawn(move || {
                 for call in 0..200 {
-                    let task = pool
-                        .submit(LONG, move || caller * 1000 + call)
-                        .expect("room");
-                    let result = if call % 2 == 0 {
-                        task.wait()
-                    } else {
-                        block_on(task)
-                    };
+                    let task = pool.submit(LONG, move || caller * 1000 + call).expect("room");
+                    let result = if call % 2 == 0 { task.wait() } else { block_on(task) };
                     assert_eq!(result.expect("a result"), caller * 1000 + call);
                 }
             });
@@ -98,31 +92,18 @@ fn a_waiter_gets_its_error_at_the_deadline_while_the_helper_stays_busy() {
     let pool = pool(1, 8);
     let (task, release) = block(&pool, SHORT);
     let error = task.wait().expect_err("the deadline");
-    let HelperError::TimedOut {
-        started: true,
-        load,
-        timeout,
-    } = error
-    else {
-        panic!("{error:?}")
-    };
+    let HelperError::TimedOut { started: true, load, timeout } = error else { panic!("{error:?}") };
     assert_eq!((load.stuck, load.helpers, timeout), (1, 1, SHORT));
     drop(release);
     eventually("the helper is free again", || pool.load().stuck == 0);
-    assert!(matches!(
-        pool.submit(LONG, || 3).expect("room").wait(),
-        Ok(3)
-    ));
+    assert!(matches!(pool.submit(LONG, || 3).expect("room").wait(), Ok(3)));
 }
 
 #[test]
 fn a_future_gets_its_error_at_the_deadline_without_a_timer_of_the_executor() {
     let pool = pool(1, 8);
     let (task, _release) = block(&pool, SHORT);
-    assert!(matches!(
-        block_on(task),
-        Err(HelperError::TimedOut { started: true, .. })
-    ));
+    assert!(matches!(block_on(task), Err(HelperError::TimedOut { started: true, .. })));
 }
 
 #[test]
@@ -131,18 +112,10 @@ fn a_call_that_never_left_the_queue_says_so_and_never_runs() {
     let (_held, release) = block(&pool, LONG);
     let ran = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&ran);
-    let late = pool
-        .submit(SHORT, move || counter.fetch_add(1, Ordering::SeqCst))
-        .expect("room");
-    assert!(matches!(
-        late.wait(),
-        Err(HelperError::TimedOut { started: false, .. })
-    ));
+    let late = pool.submit(SHORT, move || counter.fetch_add(1, Ordering::SeqCst)).expect("room");
+    assert!(matches!(late.wait(), Err(HelperError::TimedOut { started: false, .. })));
     drop(release);
-    assert!(matches!(
-        pool.submit(LONG, || 1).expect("room").wait(),
-        Ok(1)
-    )); // the queue is in order
+    assert!(matches!(pool.submit(LONG, || 1).expect("room").wait(), Ok(1))); // the queue is in order
     assert_eq!(ran.load(Ordering::SeqCst), 0);
 }
 
@@ -154,10 +127,7 @@ fn a_dropped_call_that_waits_never_runs_and_its_memory_goes() {
     let inside = Arc::clone(&argument);
     drop(pool.submit(LONG, move || drop(inside)).expect("room"));
     drop(release);
-    assert!(matches!(
-        pool.submit(LONG, || 1).expect("room").wait(),
-        Ok(1)
-    ));
+    assert!(matches!(pool.submit(LONG, || 1).expect("room").wait(), Ok(1)));
     assert_eq!(Arc::strong_count(&argument), 1);
 }
 
@@ -180,13 +150,9 @@ fn the_result_of_a_dropped_call_is_dropped() {
 fn past_its_bounds_the_pool_refuses_at_once() {
     let pool = pool(2, 3);
     let _held = [block(&pool, SHORT), block(&pool, LONG)];
-    let _waiting: Vec<_> = (0..3)
-        .map(|_| pool.submit(LONG, || ()).expect("room"))
-        .collect();
+    let _waiting: Vec<_> = (0..3).map(|_| pool.submit(LONG, || ()).expect("room")).collect();
     eventually("one helper is overdue", || pool.load().stuck == 1);
-    let Err(HelperError::Overloaded(load)) = pool.submit(LONG, || ()) else {
-        panic!("there was room")
-    };
+    let Err(HelperError::Overloaded(load)) = pool.submit(LONG, || ()) else { panic!("there was room") };
     assert_eq!((load.waiting, load.helpers, load.stuck), (3, 2, 1));
 }
 
@@ -206,17 +172,9 @@ fn overdue_and_dropped_calls_make_room() {
 #[test]
 fn a_panic_is_an_error_and_the_helper_lives() {
     let pool = pool(1, 2);
-    let task = pool.submit(LONG, || -> u32 {
-        std::panic::resume_unwind(Box::new("quietly"))
-    });
-    assert!(matches!(
-        task.expect("room").wait(),
-        Err(HelperError::Panicked)
-    ));
-    assert!(matches!(
-        pool.submit(LONG, || 1).expect("room").wait(),
-        Ok(1)
-    ));
+    let task = pool.submit(LONG, || -> u32 { std::panic::resume_unwind(Box::new("quietly")) });
+    assert!(matches!(task.expect("room").wait(), Err(HelperError::Panicked)));
+    assert!(matches!(pool.submit(LONG, || 1).expect("room").wait(), Ok(1)));
 }
 
 #[test]
@@ -230,26 +188,16 @@ fn a_panicking_waker_costs_nobody_else_anything() {
     let pool = pool(1, 2);
     let (mut task, release) = block(&pool, LONG);
     let waker = Waker::from(Arc::new(Bomb));
-    assert!(
-        std::pin::Pin::new(&mut task)
-            .poll(&mut Context::from_waker(&waker))
-            .is_pending()
-    );
+    assert!(std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(&waker)).is_pending());
     drop(release);
-    assert!(matches!(
-        pool.submit(LONG, || 1).expect("room").wait(),
-        Ok(1)
-    ));
+    assert!(matches!(pool.submit(LONG, || 1).expect("room").wait(), Ok(1)));
 }
 
 #[test]
 fn dropping_the_pool_does_not_wait_and_its_threads_end() {
     let pool = pool(2, 2);
     let shared = pool.watch();
-    assert!(matches!(
-        block_on(pool.submit(LONG, || 1).expect("room")),
-        Ok(1)
-    ));
+    assert!(matches!(block_on(pool.submit(LONG, || 1).expect("room")), Ok(1)));
     let (task, release) = block(&pool, LONG);
     drop((task, pool));
     assert!(shared.upgrade().is_some(), "a helper is still in a call");
@@ -277,17 +225,8 @@ fn a_task_outlives_the_last_handle() {
 /// A name of its own, for the threads are looked up by it.
 #[test]
 fn an_idle_pool_does_not_wake_up() {
-    let pool = HelperPool::new(
-        "sleeper",
-        Limits {
-            helpers: 2,
-            waiting: 2,
-        },
-    );
-    assert!(matches!(
-        block_on(pool.submit(SHORT, || 1).expect("room")),
-        Ok(1)
-    ));
+    let pool = HelperPool::new("sleeper", Limits { helpers: 2, waiting: 2 });
+    assert!(matches!(block_on(pool.submit(SHORT, || 1).expect("room")), Ok(1)));
     let (task, release) = block(&pool, SHORT);
     assert!(block_on(task).is_err()); // so that the timer thread exists
     drop(release);
@@ -295,25 +234,14 @@ fn an_idle_pool_does_not_wake_up() {
     let switches = || {
         let mut threads = 0;
         let mut sum = 0;
-        for task in std::fs::read_dir("/proc/self/task")
-            .expect("procfs")
-            .flatten()
-        {
+        for task in std::fs::read_dir("/proc/self/task").expect("procfs").flatten() {
             let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
             if !status.starts_with("Name:\tsleeper") {
                 continue;
             }
             threads += 1;
-            let count = |line: &str| {
-                line.rsplit('\t')
-                    .next()
-                    .and_then(|count| count.parse::<u64>().ok())
-            };
-            sum += status
-                .lines()
-                .filter(|line| line.contains("ctxt_switches"))
-                .filter_map(count)
-                .sum::<u64>();
+            let count = |line: &str| line.rsplit('\t').next().and_then(|count| count.parse::<u64>().ok());
+            sum += status.lines().filter(|line| line.contains("ctxt_switches")).filter_map(count).sum::<u64>();
         }
         (threads, sum)
     };

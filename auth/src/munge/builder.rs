@@ -25,12 +25,7 @@ pub struct MungeBuilder {
 
 impl Default for MungeBuilder {
     fn default() -> Self {
-        Self {
-            socket: None,
-            timeout: Duration::from_secs(2),
-            threads: 4,
-            queue: 256,
-        }
+        Self { socket: None, timeout: Duration::from_secs(2), threads: 4, queue: 256 }
     }
 }
 
@@ -82,21 +77,12 @@ impl MungeBuilder {
             return invalid("socket", "an empty path");
         }
         if path.as_os_str().len() > PATH_MAX {
-            return invalid(
-                "socket",
-                "the path is longer than the 107 bytes a Unix socket may have",
-            );
+            return invalid("socket", "the path is longer than the 107 bytes a Unix socket may have");
         }
         let Ok(c_path) = CString::new(path.as_os_str().as_bytes()) else {
             return invalid("socket", "the path has a NUL byte");
         };
-        let pool = HelperPool::new(
-            "munge",
-            Limits {
-                helpers: self.threads,
-                waiting: self.queue,
-            },
-        );
+        let pool = HelperPool::new("munge", Limits { helpers: self.threads, waiting: self.queue });
         Ok(Munge::new(pool, path, c_path, self.timeout))
     }
 
@@ -113,13 +99,9 @@ impl MungeBuilder {
 
 fn default_socket() -> Result<PathBuf, MungeError> {
     let nowhere = PathBuf::new();
-    let mut context = Context::new().map_err(|failure| {
-        MungeError::from_status(failure.status, failure.detail, &nowhere, failure.metadata)
-    })?;
-    context.socket().ok_or(MungeError::InvalidOption {
-        option: "socket",
-        problem: "libmunge names no default",
-    })
+    let mut context = Context::new()
+        .map_err(|failure| MungeError::from_status(failure.status, failure.detail, &nowhere, failure.metadata))?;
+    context.socket().ok_or(MungeError::InvalidOption { option: "socket", problem: "libmunge names no default" })
 }
 
 #[cfg(test)]
@@ -143,10 +125,7 @@ mod tests {
         assert_eq!(problem(builder().queue(usize::MAX)), "queue");
         assert_eq!(problem(builder().socket("")), "socket");
         assert_eq!(problem(builder().socket("/a\0b")), "socket");
-        assert_eq!(
-            problem(builder().socket(format!("/{}", "a".repeat(107)))),
-            "socket"
-        );
+        assert_eq!(problem(builder().socket(format!("/{}", "a".repeat(107)))), "socket");
     }
 
     #[test]

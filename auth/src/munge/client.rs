@@ -46,20 +46,8 @@ impl Munge {
         MungeBuilder::default()
     }
 
-    pub(super) fn new(
-        pool: Arc<HelperPool>,
-        path: PathBuf,
-        c_path: CString,
-        timeout: Duration,
-    ) -> Self {
-        Self {
-            pool,
-            daemon: Arc::new(Daemon {
-                path: path.into(),
-                c_path,
-            }),
-            timeout,
-        }
+    pub(super) fn new(pool: Arc<HelperPool>, path: PathBuf, c_path: CString, timeout: Duration) -> Self {
+        Self { pool, daemon: Arc::new(Daemon { path: path.into(), c_path }), timeout }
     }
 
     /// The same daemon and pool with another time limit for each call.
@@ -68,10 +56,7 @@ impl Munge {
     /// [`MungeError::InvalidOption`] unless it is more than 0 and at most 1 h.
     pub fn with_timeout(&self, timeout: Duration) -> Result<Self, MungeError> {
         MungeBuilder::check_timeout(timeout)?;
-        Ok(Self {
-            timeout,
-            ..self.clone()
-        })
+        Ok(Self { timeout, ..self.clone() })
     }
 
     /// The daemon's socket.
@@ -162,35 +147,26 @@ impl Daemon {
         if let Some(gid) = options.gid {
             context.set_gid_restriction(gid).map_err(fail)?;
         }
-        let credential = context
-            .encode(&options.payload, |text| Credential::parse(text))
-            .map_err(fail)?;
+        let credential = context.encode(&options.payload, |text| Credential::parse(text)).map_err(fail)?;
         Ok(credential?)
     }
 
     fn decode(&self, credential: &Credential) -> Result<Decoded, MungeError> {
         self.check_presence()?;
         let decoded = self.context()?.decode(credential.as_c_str());
-        decoded
-            .map(|(metadata, payload)| Decoded { metadata, payload })
-            .map_err(|failure| self.error(failure))
+        decoded.map(|(metadata, payload)| Decoded { metadata, payload }).map_err(|failure| self.error(failure))
     }
 
     fn check_presence(&self) -> Result<(), MungeError> {
         match socket::refusal(&self.path) {
-            Some(reason) => Err(MungeError::NoDaemon {
-                socket: self.path.to_path_buf(),
-                reason,
-            }),
+            Some(reason) => Err(MungeError::NoDaemon { socket: self.path.to_path_buf(), reason }),
             None => Ok(()),
         }
     }
 
     fn context(&self) -> Result<Context, MungeError> {
         let mut context = Context::new().map_err(|failure| self.error(failure))?;
-        context
-            .set_socket(&self.c_path)
-            .map_err(|failure| self.error(failure))?;
+        context.set_socket(&self.c_path).map_err(|failure| self.error(failure))?;
         Ok(context)
     }
 

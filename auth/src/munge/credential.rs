@@ -33,9 +33,7 @@ pub enum CredentialError {
         max: usize,
     },
     /// The text is not `MUNGE:…:`.
-    #[error(
-        "it does not start with \"MUNGE:\" and end with \":\"; pass the text as encoded, without a line end"
-    )]
+    #[error("it does not start with \"MUNGE:\" and end with \":\"; pass the text as encoded, without a line end")]
     Frame,
     /// The inside is not strict base64 (RFC 4648 section 4, padded, canonical, no whitespace).
     #[error("its inside is not strict base64; pass the text as encoded, unwrapped and whole")]
@@ -54,24 +52,17 @@ impl Credential {
     pub fn parse(text: impl AsRef<[u8]>) -> Result<Self, CredentialError> {
         let text = text.as_ref();
         if text.len() > Self::LEN_MAX {
-            return Err(CredentialError::TooLong {
-                len: text.len(),
-                max: Self::LEN_MAX,
-            });
+            return Err(CredentialError::TooLong { len: text.len(), max: Self::LEN_MAX });
         }
-        let inside = text
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.strip_suffix(SUFFIX))
-            .ok_or(CredentialError::Frame)?;
+        let inside =
+            text.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(SUFFIX)).ok_or(CredentialError::Frame)?;
         if !is_strict_base64(inside) {
             return Err(CredentialError::Base64);
         }
         let mut bytes = Vec::with_capacity(text.len() + 1); // room for the NUL: no second copy is left unwiped
         bytes.extend_from_slice(text);
         let text = CString::new(bytes).expect("base64 has no NUL");
-        Ok(Self {
-            text: Zeroizing::new(text),
-        })
+        Ok(Self { text: Zeroizing::new(text) })
     }
 
     /// The text, to be sent.
@@ -107,12 +98,7 @@ fn is_strict_base64(text: &[u8]) -> bool {
     if text.is_empty() || !text.len().is_multiple_of(4) {
         return false;
     }
-    let padding = text
-        .iter()
-        .rev()
-        .take(2)
-        .take_while(|byte| **byte == b'=')
-        .count();
+    let padding = text.iter().rev().take(2).take_while(|byte| **byte == b'=').count();
     let digits = &text[..text.len() - padding];
     let stray = match padding {
         0 => 0,
@@ -120,10 +106,7 @@ fn is_strict_base64(text: &[u8]) -> bool {
         _ => 0b1111,
     };
     digits.iter().all(|byte| digit(*byte).is_some())
-        && digits
-            .last()
-            .and_then(|last| digit(*last))
-            .is_some_and(|last| last & stray == 0)
+        && digits.last().and_then(|last| digit(*last)).is_some_and(|last| last & stray == 0)
 }
 
 fn digit(byte: u8) -> Option<u8> {
@@ -144,12 +127,7 @@ mod tests {
 
     #[test]
     fn the_one_form_is_accepted() {
-        for text in [
-            "MUNGE:AAAA:",
-            "MUNGE:AwQDAAA=:",
-            "MUNGE:AwQDAA==:",
-            "MUNGE:+/+/09az:",
-        ] {
+        for text in ["MUNGE:AAAA:", "MUNGE:AwQDAAA=:", "MUNGE:AwQDAA==:", "MUNGE:+/+/09az:"] {
             let credential = Credential::parse(text).expect(text);
             assert_eq!(credential.as_str(), text);
         }
@@ -201,20 +179,13 @@ mod tests {
 
     /// A base64 encoder by the book, for the test only.
     fn encode(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::from("MUNGE:");
         for quantum in bytes.chunks(3) {
-            let bits = quantum.iter().enumerate().fold(0u32, |bits, (i, byte)| {
-                bits | u32::from(*byte) << (16 - 8 * i)
-            });
+            let bits = quantum.iter().enumerate().fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
             for i in 0..4 {
                 let value = (bits >> (18 - 6 * i)) & 63;
-                text.push(if i <= quantum.len() {
-                    char::from(DIGITS[value as usize])
-                } else {
-                    '='
-                });
+                text.push(if i <= quantum.len() { char::from(DIGITS[value as usize]) } else { '=' });
             }
         }
         text + ":"

@@ -56,41 +56,26 @@ impl EncodeOptions {
     /// The lifetime as libmunge wants it; 0 is the daemon's default.
     pub(super) fn ttl_seconds(&self) -> Result<i32, MungeError> {
         let Some(ttl) = self.ttl else { return Ok(0) };
-        let seconds = ttl
-            .as_secs()
-            .saturating_add(u64::from(ttl.subsec_nanos() > 0));
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
         match i32::try_from(seconds) {
-            Ok(0) => Err(MungeError::InvalidOption {
-                option: "ttl",
-                problem: "0 s would mean the daemon's default",
-            }),
+            Ok(0) => Err(MungeError::InvalidOption { option: "ttl", problem: "0 s would mean the daemon's default" }),
             Ok(seconds) => Ok(seconds),
-            Err(_) => Err(MungeError::InvalidOption {
-                option: "ttl",
-                problem: "more than 2^31 s; daemons allow 3600 s",
-            }),
+            Err(_) => {
+                Err(MungeError::InvalidOption { option: "ttl", problem: "more than 2^31 s; daemons allow 3600 s" })
+            }
         }
     }
 
     pub(super) fn check(&self) -> Result<(), MungeError> {
         if self.payload.len() > Payload::LEN_MAX {
-            return Err(MungeError::PayloadTooLong {
-                len: self.payload.len(),
-                max: Payload::LEN_MAX,
-            });
+            return Err(MungeError::PayloadTooLong { len: self.payload.len(), max: Payload::LEN_MAX });
         }
         // Passed on, it would silently lift the restriction.
         if self.uid == Some(ANY) {
-            return Err(MungeError::InvalidOption {
-                option: "uid restriction",
-                problem: "2^32 - 1 is no user",
-            });
+            return Err(MungeError::InvalidOption { option: "uid restriction", problem: "2^32 - 1 is no user" });
         }
         if self.gid == Some(ANY) {
-            return Err(MungeError::InvalidOption {
-                option: "gid restriction",
-                problem: "2^32 - 1 is no group",
-            });
+            return Err(MungeError::InvalidOption { option: "gid restriction", problem: "2^32 - 1 is no group" });
         }
         self.ttl_seconds().map(drop)
     }
@@ -115,26 +100,13 @@ mod tests {
     fn the_id_that_would_lift_a_restriction_is_refused() {
         assert!(EncodeOptions::new().restrict_uid(u32::MAX).check().is_err());
         assert!(EncodeOptions::new().restrict_gid(u32::MAX).check().is_err());
-        assert!(
-            EncodeOptions::new()
-                .restrict_uid(0)
-                .restrict_gid(0)
-                .check()
-                .is_ok()
-        );
+        assert!(EncodeOptions::new().restrict_uid(0).restrict_gid(0).check().is_ok());
     }
 
     #[test]
     fn a_long_payload_is_refused() {
-        assert!(
-            EncodeOptions::new()
-                .payload(vec![0; Payload::LEN_MAX])
-                .check()
-                .is_ok()
-        );
-        let refused = EncodeOptions::new()
-            .payload(vec![0; Payload::LEN_MAX + 1])
-            .check();
+        assert!(EncodeOptions::new().payload(vec![0; Payload::LEN_MAX]).check().is_ok());
+        let refused = EncodeOptions::new().payload(vec![0; Payload::LEN_MAX + 1]).check();
         assert!(matches!(refused, Err(MungeError::PayloadTooLong { .. })));
     }
 }

@@ -20,9 +20,7 @@ pub enum MungeError {
     #[error("malformed MUNGE credential: {0}")]
     Malformed(#[from] CredentialError),
     /// The payload is longer than [`Payload::LEN_MAX`](super::Payload::LEN_MAX).
-    #[error(
-        "a payload of {len} bytes is more than the {max} a credential may carry; send it another way"
-    )]
+    #[error("a payload of {len} bytes is more than the {max} a credential may carry; send it another way")]
     PayloadTooLong {
         /// Bytes of the payload.
         len: usize,
@@ -72,9 +70,7 @@ pub enum MungeError {
         stuck: usize,
     },
     /// The system gave no thread for a helper.
-    #[error(
-        "cannot start a helper thread for MUNGE calls; raise the limit on processes (ulimit -u)"
-    )]
+    #[error("cannot start a helper thread for MUNGE calls; raise the limit on processes (ulimit -u)")]
     NoThread(#[source] io::Error),
     /// The process forked after the [`Munge`](super::Munge) was built.
     #[error("this MUNGE handle is from before a fork; build a new one in the child process")]
@@ -129,17 +125,13 @@ pub enum MungeError {
     #[error("munged cannot read the credential: {0}; it was cut or altered, ask for a new one")]
     BadFormat(String),
     /// `EMUNGE_BAD_VERSION`, 9: made by an incompatible MUNGE.
-    #[error(
-        "credential of another MUNGE version: {0}; bring munged of both hosts to the same version"
-    )]
+    #[error("credential of another MUNGE version: {0}; bring munged of both hosts to the same version")]
     BadVersion(String),
     /// `EMUNGE_BAD_CIPHER`, 10: this munged lacks the cipher.
     #[error("cipher not supported by munged: {0}; use one that munged of both hosts has")]
     BadCipher(String),
     /// `EMUNGE_BAD_MAC`, 11: this munged lacks the message authentication code.
-    #[error(
-        "message authentication code not supported by munged: {0}; use one that munged of both hosts has"
-    )]
+    #[error("message authentication code not supported by munged: {0}; use one that munged of both hosts has")]
     BadMac(String),
     /// `EMUNGE_BAD_ZIP`, 12: this munged lacks the compression.
     #[error("compression not supported by munged: {0}; use one that munged of both hosts has")]
@@ -232,9 +224,7 @@ impl MungeError {
     /// What the refused credential said, where munged tells: for an audit log only.
     pub fn metadata(&self) -> Option<&Metadata> {
         match self {
-            Self::Expired(metadata) | Self::Rewound(metadata) | Self::Replayed(metadata) => {
-                Some(metadata)
-            }
+            Self::Expired(metadata) | Self::Rewound(metadata) | Self::Replayed(metadata) => Some(metadata),
             _ => None,
         }
     }
@@ -254,14 +244,8 @@ impl MungeError {
             (c::munge_err_EMUNGE_BAD_LENGTH, _) => Self::TooLong(detail),
             (c::munge_err_EMUNGE_OVERFLOW, _) => Self::Overflow(detail),
             (c::munge_err_EMUNGE_NO_MEMORY, _) => Self::OutOfMemory(detail),
-            (c::munge_err_EMUNGE_SOCKET, _) => Self::Socket {
-                socket: socket(),
-                detail,
-            },
-            (c::munge_err_EMUNGE_TIMEOUT, _) => Self::DaemonTimeout {
-                socket: socket(),
-                detail,
-            },
+            (c::munge_err_EMUNGE_SOCKET, _) => Self::Socket { socket: socket(), detail },
+            (c::munge_err_EMUNGE_TIMEOUT, _) => Self::DaemonTimeout { socket: socket(), detail },
             (c::munge_err_EMUNGE_BAD_CRED, _) => Self::BadFormat(detail),
             (c::munge_err_EMUNGE_BAD_VERSION, _) => Self::BadVersion(detail),
             (c::munge_err_EMUNGE_BAD_CIPHER, _) => Self::BadCipher(detail),
@@ -279,23 +263,13 @@ impl MungeError {
 
     pub(super) fn from_helper(error: HelperError, socket: &std::path::Path) -> Self {
         match error {
-            HelperError::Overloaded(load) => Self::Overloaded {
-                waiting: load.waiting,
-                helpers: load.helpers,
-                stuck: load.stuck,
-            },
-            HelperError::TimedOut {
-                timeout,
-                started,
-                load,
-            } => Self::Timeout {
+            HelperError::Overloaded(load) => {
+                Self::Overloaded { waiting: load.waiting, helpers: load.helpers, stuck: load.stuck }
+            }
+            HelperError::TimedOut { timeout, started, load } => Self::Timeout {
                 socket: socket.to_path_buf(),
                 timeout,
-                stage: if started {
-                    TimeoutStage::Daemon
-                } else {
-                    TimeoutStage::Queued
-                },
+                stage: if started { TimeoutStage::Daemon } else { TimeoutStage::Queued },
                 helpers: load.helpers,
                 stuck: load.stuck,
             },
@@ -320,9 +294,7 @@ impl fmt::Display for NoDaemonReason {
         f.pad(match self {
             Self::Missing => "there is no such file",
             Self::Stale => "nothing serves it, the daemon that made it is gone",
-            Self::PermissionDenied => {
-                "permission denied, the directories must let every user through"
-            }
+            Self::PermissionDenied => "permission denied, the directories must let every user through",
         })
     }
 }
@@ -332,12 +304,7 @@ fn summary(metadata: &Metadata) -> String {
         Ok(age) => format!("{} s old", age.as_secs()),
         Err(ahead) => format!("{} s ahead", ahead.duration().as_secs()),
     };
-    format!(
-        "{} from {}, {age}, lifetime {} s",
-        metadata.identity,
-        metadata.origin,
-        metadata.ttl.as_secs()
-    )
+    format!("{} from {}, {age}, lifetime {} s", metadata.identity, metadata.origin, metadata.ttl.as_secs())
 }
 
 #[cfg(test)]
@@ -352,10 +319,7 @@ mod tests {
 
     fn metadata() -> Metadata {
         Metadata {
-            identity: Identity {
-                uid: 2003,
-                gid: 100,
-            },
+            identity: Identity { uid: 2003, gid: 100 },
             encoded_at: SystemTime::UNIX_EPOCH,
             decoded_at: SystemTime::UNIX_EPOCH + Duration::from_secs(400),
             ttl: Duration::from_secs(300),
@@ -369,34 +333,20 @@ mod tests {
     }
 
     fn error(status: u32) -> MungeError {
-        MungeError::from_status(
-            status,
-            ffi::describe(status),
-            Path::new("/run/sock"),
-            Some(metadata()),
-        )
+        MungeError::from_status(status, ffi::describe(status), Path::new("/run/sock"), Some(metadata()))
     }
 
     #[test]
     fn every_status_of_munge_h_has_an_error_of_its_own_that_says_what_to_do() {
         let mut seen = std::collections::HashSet::new();
         for status in 1..=18 {
-            assert!(
-                !ffi::describe(status).is_empty(),
-                "libmunge has no words for {status}"
-            );
+            assert!(!ffi::describe(status).is_empty(), "libmunge has no words for {status}");
             let error = error(status);
             assert!(!matches!(error, MungeError::Unknown { .. }), "{status}");
             assert_eq!(error.status(), Some(status));
-            assert!(
-                seen.insert(std::mem::discriminant(&error)),
-                "{status} shares an error: {error}"
-            );
+            assert!(seen.insert(std::mem::discriminant(&error)), "{status} shares an error: {error}");
             let message = error.to_string();
-            assert!(
-                message.contains([';', ':']),
-                "{message} does not say what to do"
-            );
+            assert!(message.contains([';', ':']), "{message} does not say what to do");
             assert!(message.len() > 40, "{message}");
         }
         assert!(!ffi::describe(0).is_empty(), "success");
@@ -415,11 +365,7 @@ mod tests {
     #[test]
     fn only_errors_that_know_it_give_metadata() {
         for status in 1..=19 {
-            assert_eq!(
-                error(status).metadata().is_some(),
-                (15..=17).contains(&status),
-                "{status}"
-            );
+            assert_eq!(error(status).metadata().is_some(), (15..=17).contains(&status), "{status}");
         }
         // A daemon that breaks its promise to tell it.
         let bare = MungeError::from_status(15, String::new(), Path::new("/run/sock"), None);
@@ -430,9 +376,6 @@ mod tests {
     fn messages_name_the_socket_the_age_and_the_maker() {
         assert!(error(6).to_string().contains("/run/sock"));
         let message = error(15).to_string();
-        assert!(
-            message.contains("uid 2003 gid 100 from 127.0.0.1, 400 s old, lifetime 300 s"),
-            "{message}"
-        );
+        assert!(message.contains("uid 2003 gid 100 from 127.0.0.1, 400 s old, lifetime 300 s"), "{message}");
     }
 }

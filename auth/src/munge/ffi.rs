@@ -56,8 +56,7 @@ impl Context {
         let mut path: *mut c_char = ptr::null_mut();
         // SAFETY: the context is live; MUNGE_OPT_SOCKET stores one `char *` through the pointer
         // given.
-        let status =
-            unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(SOCKET), &raw mut path) };
+        let status = unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(SOCKET), &raw mut path) };
         if status != SUCCESS || path.is_null() {
             return None;
         }
@@ -70,8 +69,7 @@ impl Context {
     pub(super) fn set_socket(&mut self, path: &CStr) -> Result<(), Failure> {
         // SAFETY: the context is live; MUNGE_OPT_SOCKET takes a NUL-terminated string and copies
         // it.
-        let status =
-            unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(SOCKET), path.as_ptr()) };
+        let status = unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(SOCKET), path.as_ptr()) };
         self.check(status)
     }
 
@@ -84,50 +82,35 @@ impl Context {
     pub(super) fn set_uid_restriction(&mut self, uid: u32) -> Result<(), Failure> {
         let uid: munge_sys::uid_t = uid;
         // SAFETY: the context is live; MUNGE_OPT_UID_RESTRICTION takes a uid_t.
-        let status =
-            unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(UID_RESTRICTION), uid) };
+        let status = unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(UID_RESTRICTION), uid) };
         self.check(status)
     }
 
     pub(super) fn set_gid_restriction(&mut self, gid: u32) -> Result<(), Failure> {
         let gid: munge_sys::gid_t = gid;
         // SAFETY: the context is live; MUNGE_OPT_GID_RESTRICTION takes a gid_t.
-        let status =
-            unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(GID_RESTRICTION), gid) };
+        let status = unsafe { munge_sys::munge_ctx_set(self.0.as_ptr(), opt(GID_RESTRICTION), gid) };
         self.check(status)
     }
 
     /// Has munged make a credential and hands its text to `read`. Blocks, for 10 s if the daemon
     /// hangs.
-    pub(super) fn encode<T>(
-        mut self,
-        payload: &[u8],
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, Failure> {
+    pub(super) fn encode<T>(mut self, payload: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<T, Failure> {
         let Ok(len) = c_int::try_from(payload.len()) else {
             return Err(self.failure(munge_sys::munge_err_EMUNGE_BAD_LENGTH));
         };
         let mut text: *mut c_char = ptr::null_mut();
         // SAFETY: the context is live and used by this thread alone; payload and len describe
         // readable memory; text is a place for one pointer.
-        let status = unsafe {
-            munge_sys::munge_encode(&raw mut text, self.0.as_ptr(), payload.as_ptr().cast(), len)
-        };
+        let status = unsafe { munge_sys::munge_encode(&raw mut text, self.0.as_ptr(), payload.as_ptr().cast(), len) };
         if text.is_null() {
             // Not possible with a success, but then not worth a crash either.
-            let status = if status == SUCCESS {
-                munge_sys::munge_err_EMUNGE_SNAFU
-            } else {
-                status
-            };
+            let status = if status == SUCCESS { munge_sys::munge_err_EMUNGE_SNAFU } else { status };
             return Err(self.failure(status));
         }
         // SAFETY: not null; munge_encode returns a NUL-terminated string.
         let len = unsafe { CStr::from_ptr(text) }.to_bytes().len();
-        let mut buffer = CBuffer {
-            start: text.cast(),
-            len,
-        };
+        let mut buffer = CBuffer { start: text.cast(), len };
         self.check(status)?;
         Ok(read(buffer.bytes()))
     }
@@ -152,20 +135,10 @@ impl Context {
                 &raw mut gid,
             )
         };
-        let len = if payload.is_null() {
-            0
-        } else {
-            usize::try_from(len).unwrap_or(0)
-        };
-        let mut buffer = CBuffer {
-            start: payload,
-            len,
-        };
+        let len = if payload.is_null() { 0 } else { usize::try_from(len).unwrap_or(0) };
+        let mut buffer = CBuffer { start: payload, len };
         match status {
-            SUCCESS => Ok((
-                self.metadata(Identity { uid, gid })?,
-                Payload::from(&*buffer.bytes()),
-            )),
+            SUCCESS => Ok((self.metadata(Identity { uid, gid })?, Payload::from(&*buffer.bytes()))),
             munge_sys::munge_err_EMUNGE_CRED_EXPIRED
             | munge_sys::munge_err_EMUNGE_CRED_REWOUND
             | munge_sys::munge_err_EMUNGE_CRED_REPLAYED => {
@@ -197,8 +170,7 @@ impl Context {
         let mut value: c_int = 0;
         // SAFETY: the context is live; cipher, MAC, compression and lifetime store one int through
         // the pointer given.
-        let status =
-            unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(option), &raw mut value) };
+        let status = unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(option), &raw mut value) };
         self.check(status)?;
         u32::try_from(value).map_err(|_| self.failure(munge_sys::munge_err_EMUNGE_SNAFU))
     }
@@ -225,8 +197,7 @@ impl Context {
     fn time(&mut self, option: u32) -> Result<SystemTime, Failure> {
         let mut seconds: munge_sys::time_t = 0;
         // SAFETY: the context is live; both times store one time_t through the pointer given.
-        let status =
-            unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(option), &raw mut seconds) };
+        let status = unsafe { munge_sys::munge_ctx_get(self.0.as_ptr(), opt(option), &raw mut seconds) };
         self.check(status)?;
         u64::try_from(seconds)
             .ok()
@@ -235,11 +206,7 @@ impl Context {
     }
 
     fn check(&mut self, status: u32) -> Result<(), Failure> {
-        if status == SUCCESS {
-            Ok(())
-        } else {
-            Err(self.failure(status))
-        }
+        if status == SUCCESS { Ok(()) } else { Err(self.failure(status)) }
     }
 
     fn failure(&mut self, status: u32) -> Failure {
@@ -252,11 +219,7 @@ impl Context {
             // borrowed here.
             printable(unsafe { CStr::from_ptr(text) })
         };
-        Failure {
-            status,
-            detail,
-            metadata: None,
-        }
+        Failure { status, detail, metadata: None }
     }
 }
 
@@ -281,10 +244,7 @@ pub(super) fn describe(status: u32) -> String {
 /// The version of libmunge's interface does not matter here, only that its words can be logged.
 fn printable(text: &CStr) -> String {
     let text = text.to_string_lossy();
-    text.chars()
-        .take(DETAIL_MAX)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.chars().take(DETAIL_MAX).map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 const SOCKET: u32 = munge_sys::munge_opt_MUNGE_OPT_SOCKET;

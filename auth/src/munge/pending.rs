@@ -30,15 +30,11 @@ enum State<T: Send + 'static> {
 
 impl<T: Send + 'static> Pending<T> {
     pub(super) fn started(task: Task<Result<T, MungeError>>, socket: Arc<Path>) -> Self {
-        Self {
-            state: State::Started(task, socket),
-        }
+        Self { state: State::Started(task, socket) }
     }
 
     pub(super) fn refused(error: MungeError) -> Self {
-        Self {
-            state: State::Refused(error),
-        }
+        Self { state: State::Refused(error) }
     }
 
     /// Blocks this thread until the call is over, until its deadline at most.

@@ -40,12 +40,7 @@ pub struct Munged {
 
 impl MungedOptions {
     pub(super) fn new(home: Arc<Home>) -> Self {
-        Self {
-            home,
-            uid: None,
-            clock_offset: 0,
-            arguments: Vec::new(),
-        }
+        Self { home, uid: None, clock_offset: 0, arguments: Vec::new() }
     }
 
     /// Runs the daemon as this user and the group of the same number; only root can.
@@ -87,24 +82,16 @@ impl MungedOptions {
     /// [`StartError`], with what the daemon wrote.
     pub fn start(self) -> Result<Munged, StartError> {
         let program = tools::munged()?;
-        let preload = if self.clock_offset == 0 {
-            None
-        } else {
-            Some(tools::libfaketime()?)
-        };
+        let preload = if self.clock_offset == 0 { None } else { Some(tools::libfaketime()?) };
         let host = self.home.make_host()?;
-        let host =
-            fs::canonicalize(&host).map_err(StartError::io("find the daemon's directory"))?;
+        let host = fs::canonicalize(&host).map_err(StartError::io("find the daemon's directory"))?;
         let socket = host.join("run/sock");
         if socket.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(StartError::PathTooLong { path: socket });
         }
         let words = host.join("words");
-        let output =
-            File::create(&words).map_err(StartError::io("make a file for the daemon's output"))?;
-        let errors = output
-            .try_clone()
-            .map_err(StartError::io("share the file for the daemon's output"))?;
+        let output = File::create(&words).map_err(StartError::io("make a file for the daemon's output"))?;
+        let errors = output.try_clone().map_err(StartError::io("share the file for the daemon's output"))?;
 
         let mut command = Command::new(program);
         command
@@ -127,20 +114,13 @@ impl MungedOptions {
         }
         if let Some(uid) = self.uid {
             for path in [".", "run", "private", "private/munge.key"] {
-                chown(host.join(path), Some(uid), Some(uid)).map_err(StartError::io(format!(
-                    "give the daemon's files to uid {uid}"
-                )))?;
+                chown(host.join(path), Some(uid), Some(uid))
+                    .map_err(StartError::io(format!("give the daemon's files to uid {uid}")))?;
             }
             command.uid(uid).gid(uid); // std drops the supplementary groups with it
         }
         let child = command.spawn().map_err(StartError::io("run munged"))?;
-        let mut munged = Munged {
-            child,
-            host,
-            socket,
-            paused: false,
-            _home: self.home,
-        };
+        let mut munged = Munged { child, host, socket, paused: false, _home: self.home };
         munged.await_ready()?;
         Ok(munged)
     }
@@ -163,8 +143,7 @@ impl Munged {
     /// # Panics
     /// If the signal cannot be sent.
     pub fn pause(&mut self) {
-        self.signal(Signal::STOP)
-            .expect("a signal to our own child");
+        self.signal(Signal::STOP).expect("a signal to our own child");
         self.paused = true;
     }
 
@@ -173,8 +152,7 @@ impl Munged {
     /// # Panics
     /// If the signal cannot be sent.
     pub fn resume(&mut self) {
-        self.signal(Signal::CONT)
-            .expect("a signal to our own child");
+        self.signal(Signal::CONT).expect("a signal to our own child");
         self.paused = false;
     }
 
@@ -199,32 +177,17 @@ impl Munged {
     ///
     /// # Errors
     /// [`StartError`], with what the program wrote.
-    pub fn encode_as(
-        &self,
-        uid: u32,
-        payload: &str,
-        options: &[&str],
-    ) -> Result<String, StartError> {
+    pub fn encode_as(&self, uid: u32, payload: &str, options: &[&str]) -> Result<String, StartError> {
         let mut command = Command::new(tools::munge()?);
-        command
-            .arg(argument("--socket", &self.socket))
-            .args(["--string", payload])
-            .args(options)
-            .stdin(Stdio::null());
+        command.arg(argument("--socket", &self.socket)).args(["--string", payload]).args(options).stdin(Stdio::null());
         if uid != rustix::process::geteuid().as_raw() {
             command.uid(uid).gid(uid);
         }
-        let output = command
-            .output()
-            .map_err(StartError::io(format!("run munge as uid {uid}")))?;
+        let output = command.output().map_err(StartError::io(format!("run munge as uid {uid}")))?;
         if !output.status.success() {
-            return Err(StartError::Refused {
-                reason: String::from_utf8_lossy(&output.stderr).into_owned(),
-            });
+            return Err(StartError::Refused { reason: String::from_utf8_lossy(&output.stderr).into_owned() });
         }
-        Ok(String::from_utf8_lossy(&output.stdout)
-            .trim_end()
-            .to_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }
 
     /// munged writes its pid file once the socket listens.
@@ -235,24 +198,13 @@ impl Munged {
             if fs::metadata(&pid_file).is_ok_and(|file| file.len() > 0) {
                 return Ok(());
             }
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .map_err(StartError::io("wait for munged"))?
-            {
-                let reason = format!(
-                    "{} (code {:?}, signal {:?})",
-                    self.what_it_wrote(),
-                    status.code(),
-                    status.signal()
-                );
+            if let Some(status) = self.child.try_wait().map_err(StartError::io("wait for munged"))? {
+                let reason =
+                    format!("{} (code {:?}, signal {:?})", self.what_it_wrote(), status.code(), status.signal());
                 return Err(StartError::Refused { reason });
             }
             if Instant::now() >= deadline {
-                return Err(StartError::NotReady {
-                    seconds: READY_TIMEOUT.as_secs(),
-                    reason: self.what_it_wrote(),
-                });
+                return Err(StartError::NotReady { seconds: READY_TIMEOUT.as_secs(), reason: self.what_it_wrote() });
             }
             thread::sleep(LOOK_AGAIN);
         }

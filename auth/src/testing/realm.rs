@@ -47,14 +47,11 @@ impl MungeRealm {
     /// # Errors
     /// [`StartError::Io`].
     pub fn temporary() -> Result<Self, StartError> {
-        let directory = tempfile::Builder::new()
-            .prefix("munge")
-            .tempdir()
-            .map_err(StartError::io("make a temporary directory"))?;
+        let directory =
+            tempfile::Builder::new().prefix("munge").tempdir().map_err(StartError::io("make a temporary directory"))?;
         // Other users of the realm must be able to reach the socket.
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).map_err(
-            StartError::io("open the temporary directory to other users"),
-        )?;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))
+            .map_err(StartError::io("open the temporary directory to other users"))?;
         Self::new(directory.path().to_path_buf(), Some(directory))
     }
 
@@ -75,15 +72,9 @@ impl MungeRealm {
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(key.as_mut()))
             .map_err(StartError::io("read /dev/urandom"))?;
-        let home = Home {
-            path,
-            daemons: AtomicU32::new(0),
-            _temporary: temporary,
-        };
+        let home = Home { path, daemons: AtomicU32::new(0), _temporary: temporary };
         home.write_key(&home.key(), key.as_slice())?;
-        Ok(Self {
-            home: Arc::new(home),
-        })
+        Ok(Self { home: Arc::new(home) })
     }
 
     /// Starts a daemon and waits until it serves its socket.
@@ -118,9 +109,7 @@ pub fn skipped(reason: &str) {
 pub(super) fn skip<T>(error: &StartError) -> Option<T> {
     let required = std::env::var_os(REQUIRE_MUNGED).is_some_and(|value| value == "1");
     assert!(!required, "{error} ({REQUIRE_MUNGED} is set)");
-    skipped(&format!(
-        "{error} ({REQUIRE_MUNGED}=1 makes this a failure)"
-    ));
+    skipped(&format!("{error} ({REQUIRE_MUNGED}=1 makes this a failure)"));
     None
 }
 
@@ -136,8 +125,7 @@ impl Home {
         make_directory(&host, 0o755)?;
         make_directory(&host.join("run"), 0o755)?;
         make_directory(&host.join("private"), 0o700)?;
-        let key =
-            Zeroizing::new(fs::read(self.key()).map_err(StartError::io("read the realm's key"))?);
+        let key = Zeroizing::new(fs::read(self.key()).map_err(StartError::io("read the realm's key"))?);
         self.write_key(&host.join("private/munge.key"), &key)?;
         Ok(host)
     }
@@ -159,10 +147,6 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), StartError> {
     if path.is_dir() {
         return Ok(());
     }
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(StartError::io(action()))?;
+    DirBuilder::new().recursive(true).mode(mode).create(path).map_err(StartError::io(action()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(StartError::io(action()))
 }

@@ -60,56 +60,33 @@ impl StartError {
 }
 
 pub(super) fn munged() -> Result<PathBuf, StartError> {
-    program("munged").ok_or(StartError::NotInstalled {
-        what: "munged",
-        package: "munge",
-    })
+    program("munged").ok_or(StartError::NotInstalled { what: "munged", package: "munge" })
 }
 
 pub(super) fn munge() -> Result<PathBuf, StartError> {
-    program("munge").ok_or(StartError::NotInstalled {
-        what: "munge",
-        package: "munge",
-    })
+    program("munge").ok_or(StartError::NotInstalled { what: "munge", package: "munge" })
 }
 
 /// libfaketime's library for programs with threads.
 pub(super) fn libfaketime() -> Result<PathBuf, StartError> {
     const NAME: &str = "libfaketimeMT.so.1";
-    let missing = StartError::NotInstalled {
-        what: "libfaketime",
-        package: "faketime (or libfaketime)",
-    };
+    let missing = StartError::NotInstalled { what: "libfaketime", package: "faketime (or libfaketime)" };
     if let Some(path) = env::var_os(LIBFAKETIME) {
-        return Some(PathBuf::from(path))
-            .filter(|path| path.is_file())
-            .ok_or(missing);
+        return Some(PathBuf::from(path)).filter(|path| path.is_file()).ok_or(missing);
     }
     let mut directories = Vec::new();
-    for base in [
-        "/usr/lib",
-        "/usr/lib64",
-        "/usr/local/lib",
-        "/usr/local/lib64",
-    ] {
+    for base in ["/usr/lib", "/usr/lib64", "/usr/local/lib", "/usr/local/lib64"] {
         directories.push(Path::new(base).join("faketime"));
         // Debian has a directory for each architecture.
         let below = std::fs::read_dir(base).into_iter().flatten().flatten();
         directories.extend(below.map(|entry| entry.path().join("faketime")));
     }
-    directories
-        .into_iter()
-        .map(|directory| directory.join(NAME))
-        .find(|path| path.is_file())
-        .ok_or(missing)
+    directories.into_iter().map(|directory| directory.join(NAME)).find(|path| path.is_file()).ok_or(missing)
 }
 
 /// Daemons are often outside of a user's PATH.
 fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let usual = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"].map(PathBuf::from);
-    env::split_paths(&path)
-        .chain(usual)
-        .map(|directory| directory.join(name))
-        .find(|file| file.is_file())
+    env::split_paths(&path).chain(usual).map(|directory| directory.join(name)).find(|file| file.is_file())
 }

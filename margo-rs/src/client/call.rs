@@ -176,7 +176,9 @@ impl RawCall {
             if mode == Mode::Start {
                 return Poll::Pending;
             }
-            if mode == Mode::Task && let Some(pending) = self.let_others_run(cx, alone) {
+            if mode == Mode::Task
+                && let Some(pending) = self.let_others_run(cx, alone)
+            {
                 return pending;
             }
         }
@@ -331,9 +333,7 @@ impl RawCall {
         let peer = || self.peer.address().clone();
         let message = || String::from_utf8_lossy(&payload[..payload.len().min(MESSAGE_MAX)]).into_owned();
         Err(match status {
-            Status::NOENTRY => {
-                CallError::NoSuchRpc { rpc: self.rpc, provider: self.rpc.provider_id(), peer: peer() }
-            }
+            Status::NOENTRY => CallError::NoSuchRpc { rpc: self.rpc, provider: self.rpc.provider_id(), peer: peer() },
             Status::PERMISSION => CallError::PeerShuttingDown { peer: peer() },
             Status::BUSY => CallError::Overloaded { peer: peer() },
             Status::INVALID_ARG => CallError::InvalidArguments { message: message() },

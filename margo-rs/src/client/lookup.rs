@@ -84,9 +84,7 @@ async fn connect(core: &Arc<Core>, address: &Address) -> Result<Endpoint, Connec
         Ok(()) => Ok(Endpoint::new(peer)),
         Err(error) => Err(match *error {
             CallError::Unreachable(error) => error,
-            CallError::ConnectionLost { reason, .. } => {
-                ConnectError::Handshake { address: address.clone(), reason }
-            }
+            CallError::ConnectionLost { reason, .. } => ConnectError::Handshake { address: address.clone(), reason },
             _ => ConnectError::ShutDown,
         }),
     }

@@ -285,7 +285,11 @@ impl Inner {
             State::Up(limits) => self.in_flight <= limits.max_in_flight / 2,
             _ => true,
         };
-        if half_idle { self.take_waiting() } else { self.waiting.pop_front().map(|(waker, _)| waker).into_iter().collect() }
+        if half_idle {
+            self.take_waiting()
+        } else {
+            self.waiting.pop_front().map(|(waker, _)| waker).into_iter().collect()
+        }
     }
 }
 
@@ -366,7 +370,9 @@ mod tests {
         let calls = [id(begin(&table, 1)), id(begin(&table, 1))];
         table.lose(CallError::ShutDown);
         for call in calls {
-            assert!(matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(error)) if matches!(*error, CallError::ShutDown)));
+            assert!(
+                matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(error)) if matches!(*error, CallError::ShutDown))
+            );
         }
         assert!(matches!(begin(&table, 1), Begin::Failed(_)));
     }

@@ -100,9 +100,7 @@ impl<'de, const N: usize> Visitor<'de> for BytesVisitor<N> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Bytes<N>, A::Error> {
         let mut bytes = [0; N];
         for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = elements
-                .next_element()?
-                .ok_or_else(|| A::Error::invalid_length(index, &self))?;
+            *byte = elements.next_element()?.ok_or_else(|| A::Error::invalid_length(index, &self))?;
         }
         Ok(Bytes(bytes))
     }

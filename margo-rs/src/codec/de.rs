@@ -2,8 +2,8 @@
 
 use serde::de::value::U32Deserializer;
 use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
-    VariantAccess, Visitor,
+    DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
 };
 
 use super::error::DecodeError;
@@ -24,12 +24,7 @@ pub(super) struct Decoder<'de> {
 impl<'de> Decoder<'de> {
     #[inline]
     pub(super) fn new(input: &'de [u8]) -> Self {
-        Decoder {
-            input,
-            total: input.len(),
-            depth: DEPTH_MAX,
-            zero_sized: ZERO_SIZED_ELEMENTS_MAX,
-        }
+        Decoder { input, total: input.len(), depth: DEPTH_MAX, zero_sized: ZERO_SIZED_ELEMENTS_MAX }
     }
 
     /// How much has been read.
@@ -51,9 +46,7 @@ impl<'de> Decoder<'de> {
 
     #[inline]
     fn slice(&mut self, len: u64) -> Result<&'de [u8], DecodeError> {
-        let split = usize::try_from(len)
-            .ok()
-            .and_then(|len| self.input.split_at_checked(len));
+        let split = usize::try_from(len).ok().and_then(|len| self.input.split_at_checked(len));
         match split {
             Some((slice, rest)) => {
                 self.input = rest;
@@ -93,10 +86,7 @@ impl<'de> Decoder<'de> {
     /// Checks bytes just read.
     #[inline]
     fn utf8(&self, bytes: &'de [u8]) -> Result<&'de str, DecodeError> {
-        str::from_utf8(bytes).map_err(|source| DecodeError::Utf8 {
-            offset: self.offset() - bytes.len(),
-            source,
-        })
+        str::from_utf8(bytes).map_err(|source| DecodeError::Utf8 { offset: self.offset() - bytes.len(), source })
     }
 
     fn hg_string(&mut self) -> Result<Option<&'de str>, DecodeError> {
@@ -134,9 +124,7 @@ impl<'de> Decoder<'de> {
             match self.zero_sized.checked_sub(1) {
                 Some(left) => self.zero_sized = left,
                 None => {
-                    return Err(DecodeError::ZeroSizedElements {
-                        offset: self.offset(),
-                    });
+                    return Err(DecodeError::ZeroSizedElements { offset: self.offset() });
                 }
             }
         }
@@ -144,10 +132,7 @@ impl<'de> Decoder<'de> {
     }
 
     #[inline]
-    fn nested<T>(
-        &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, DecodeError>,
-    ) -> Result<T, DecodeError> {
+    fn nested<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, DecodeError>) -> Result<T, DecodeError> {
         match self.depth.checked_sub(1) {
             Some(depth) => self.depth = depth,
             None => return Err(self.too_deep()),
@@ -158,11 +143,7 @@ impl<'de> Decoder<'de> {
     }
 
     #[inline]
-    fn elements<V: Visitor<'de>>(
-        &mut self,
-        left: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
+    fn elements<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, DecodeError> {
         self.nested(|decoder| {
             let mut elements = Elements { decoder, left };
             let value = visitor.visit_seq(&mut elements)?;
@@ -172,53 +153,33 @@ impl<'de> Decoder<'de> {
     }
 
     #[inline]
-    fn members<V: Visitor<'de>>(
-        &mut self,
-        left: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
+    fn members<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, DecodeError> {
         self.nested(|decoder| visitor.visit_seq(Members { decoder, left }))
     }
 
     #[cold]
     fn truncated(&self, needed: u64) -> DecodeError {
-        DecodeError::Truncated {
-            offset: self.offset(),
-            needed,
-            remaining: self.input.len(),
-        }
+        DecodeError::Truncated { offset: self.offset(), needed, remaining: self.input.len() }
     }
 
     #[cold]
     fn bad_flag(&self, value: u8) -> DecodeError {
-        DecodeError::Flag {
-            offset: self.offset() - 1,
-            value,
-        }
+        DecodeError::Flag { offset: self.offset() - 1, value }
     }
 
     #[cold]
     fn bad_count(&self, count: u64) -> DecodeError {
-        DecodeError::Count {
-            offset: self.offset() - size_of::<u64>(),
-            count,
-            remaining: self.input.len(),
-        }
+        DecodeError::Count { offset: self.offset() - size_of::<u64>(), count, remaining: self.input.len() }
     }
 
     #[cold]
     fn too_deep(&self) -> DecodeError {
-        DecodeError::TooDeep {
-            offset: self.offset(),
-        }
+        DecodeError::TooDeep { offset: self.offset() }
     }
 
     #[cold]
     fn not_self_describing(&self, wanted: &'static str) -> DecodeError {
-        DecodeError::NotSelfDescribing {
-            offset: self.offset(),
-            wanted,
-        }
+        DecodeError::NotSelfDescribing { offset: self.offset(), wanted }
     }
 }
 
@@ -286,11 +247,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
-        if self.flag()? {
-            visitor.visit_none()
-        } else {
-            self.nested(|decoder| visitor.visit_some(decoder))
-        }
+        if self.flag()? { visitor.visit_none() } else { self.nested(|decoder| visitor.visit_some(decoder)) }
     }
 
     #[inline]
@@ -330,11 +287,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     }
 
     #[inline]
-    fn deserialize_tuple<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
+    fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
         self.members(len, visitor)
     }
 
@@ -366,11 +319,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let count = self.count()?;
         self.nested(|decoder| {
-            let mut entries = Entries {
-                remaining: decoder.input.len(),
-                decoder,
-                left: count,
-            };
+            let mut entries = Entries { remaining: decoder.input.len(), decoder, left: count };
             let value = visitor.visit_map(&mut entries)?;
             entries.finish()?;
             Ok(value)
@@ -426,10 +375,7 @@ impl<'de> SeqAccess<'de> for &mut Elements<'_, 'de> {
     type Error = DecodeError;
 
     #[inline]
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, DecodeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
             None => return Ok(None),
@@ -456,10 +402,7 @@ impl<'de> SeqAccess<'de> for Members<'_, 'de> {
     type Error = DecodeError;
 
     #[inline]
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, DecodeError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
             None => return Ok(None),
@@ -495,10 +438,7 @@ impl<'de> MapAccess<'de> for &mut Entries<'_, 'de> {
     type Error = DecodeError;
 
     #[inline]
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, DecodeError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
             None => return Ok(None),
@@ -508,10 +448,7 @@ impl<'de> MapAccess<'de> for &mut Entries<'_, 'de> {
     }
 
     #[inline]
-    fn next_value_seed<V: DeserializeSeed<'de>>(
-        &mut self,
-        seed: V,
-    ) -> Result<V::Value, DecodeError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
         let value = seed.deserialize(&mut *self.decoder)?;
         self.decoder.charge_element(self.remaining)?;
         Ok(value)
@@ -528,13 +465,9 @@ impl<'de> EnumAccess<'de> for &mut Decoder<'de> {
     type Variant = Self;
 
     #[inline]
-    fn variant_seed<V: DeserializeSeed<'de>>(
-        self,
-        seed: V,
-    ) -> Result<(V::Value, Self), DecodeError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), DecodeError> {
         let offset = self.offset();
-        let index: U32Deserializer<DecodeError> =
-            u32::from_le_bytes(self.array()?).into_deserializer();
+        let index: U32Deserializer<DecodeError> = u32::from_le_bytes(self.array()?).into_deserializer();
         match seed.deserialize(index) {
             Ok(variant) => Ok((variant, self)),
             Err(error) => Err(error.placed(offset)),
@@ -551,23 +484,13 @@ impl<'de> VariantAccess<'de> for &mut Decoder<'de> {
     }
 
     #[inline]
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
-        self,
-        seed: T,
-    ) -> Result<T::Value, DecodeError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
         seed.deserialize(self)
     }
 
     #[inline]
-    fn tuple_variant<V: Visitor<'de>>(
-        self,
-        len: usize,
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        visitor.visit_seq(Members {
-            decoder: self,
-            left: len,
-        })
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
+        visitor.visit_seq(Members { decoder: self, left: len })
     }
 
     #[inline]

@@ -29,9 +29,7 @@ pub enum EncodeError {
         offset: usize,
     },
     /// `skip_serializing_if` left a field out, which this format cannot express.
-    #[error(
-        "field {field:?} was left out at byte {offset}; every field is needed, as none has a name in the encoding"
-    )]
+    #[error("field {field:?} was left out at byte {offset}; every field is needed, as none has a name in the encoding")]
     SkippedField {
         /// Where the field would have been.
         offset: usize,
@@ -62,10 +60,7 @@ impl EncodeError {
 
 impl serde::ser::Error for EncodeError {
     fn custom<T: Display>(message: T) -> Self {
-        EncodeError::Refused {
-            offset: UNPLACED,
-            message: message.to_string(),
-        }
+        EncodeError::Refused { offset: UNPLACED, message: message.to_string() }
     }
 }
 
@@ -96,10 +91,7 @@ pub enum DecodeError {
         remaining: usize,
     },
     /// Too many elements that occupy no bytes.
-    #[error(
-        "more than {} elements without bytes at byte {offset}",
-        super::ZERO_SIZED_ELEMENTS_MAX
-    )]
+    #[error("more than {} elements without bytes at byte {offset}", super::ZERO_SIZED_ELEMENTS_MAX)]
     ZeroSizedElements {
         /// Where the element beyond the last allowed is.
         offset: usize,
@@ -183,9 +175,6 @@ impl DecodeError {
 
 impl serde::de::Error for DecodeError {
     fn custom<T: Display>(message: T) -> Self {
-        DecodeError::Refused {
-            offset: UNPLACED,
-            message: message.to_string(),
-        }
+        DecodeError::Refused { offset: UNPLACED, message: message.to_string() }
     }
 }

@@ -144,9 +144,7 @@ pub(super) struct HgStringEncoder<'e, 'o>(pub(super) &'e mut Encoder<'o>);
 impl HgStringEncoder<'_, '_> {
     #[cold]
     fn refuse<T>(self) -> Result<T, EncodeError> {
-        Err(EncodeError::custom(format_args!(
-            "the name {NAME:?} is reserved for strings"
-        )))
+        Err(EncodeError::custom(format_args!("the name {NAME:?} is reserved for strings")))
     }
 }
 
@@ -182,10 +180,7 @@ impl Serializer for HgStringEncoder<'_, '_> {
 
     fn serialize_str(self, text: &str) -> Result<(), EncodeError> {
         if let Some(index) = text.bytes().position(|byte| byte == 0) {
-            return Err(EncodeError::InteriorNul {
-                offset: self.0.offset(),
-                index,
-            });
+            return Err(EncodeError::InteriorNul { offset: self.0.offset(), index });
         }
         // The flags of a `hg_string_t`; what the receiver allocates is its own matter.
         const NUL_IS_CONST_IS_OWNED: [u8; 3] = [0, 0, 0];

@@ -116,10 +116,7 @@ where
     let (value, consumed) = from_prefix(bytes)?;
     match bytes.len() - consumed {
         0 => Ok(value),
-        count => Err(DecodeError::Trailing {
-            offset: consumed,
-            count,
-        }),
+        count => Err(DecodeError::Trailing { offset: consumed, count }),
     }
 }
 

@@ -25,11 +25,7 @@ impl<'o> Encoder<'o> {
     #[inline]
     pub(super) fn new(out: &'o mut Vec<u8>) -> Self {
         let start = out.len();
-        Encoder {
-            out,
-            start,
-            depth: DEPTH_MAX,
-        }
+        Encoder { out, start, depth: DEPTH_MAX }
     }
 
     /// How much of the value has been encoded.
@@ -96,11 +92,7 @@ impl<'o> Encoder<'o> {
     fn counted(&mut self) -> Result<Counted<'_, 'o>, EncodeError> {
         self.enter()?;
         let count_at = self.reserve_count();
-        Ok(Counted {
-            encoder: self,
-            count_at,
-            count: 0,
-        })
+        Ok(Counted { encoder: self, count_at, count: 0 })
     }
 
     #[inline]
@@ -111,9 +103,7 @@ impl<'o> Encoder<'o> {
 
     #[cold]
     fn too_deep(&self) -> EncodeError {
-        EncodeError::TooDeep {
-            offset: self.offset(),
-        }
+        EncodeError::TooDeep { offset: self.offset() }
     }
 }
 
@@ -168,8 +158,7 @@ impl<'e, 'o> Serializer for &'e mut Encoder<'o> {
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), EncodeError> {
         let length_at = self.reserve_count();
         let text_at = self.out.len();
-        write!(Text(self.out), "{value}")
-            .map_err(|_| ser::Error::custom("its Display implementation failed"))?;
+        write!(Text(self.out), "{value}").map_err(|_| ser::Error::custom("its Display implementation failed"))?;
         self.patch_count(length_at, self.out.len() - text_at);
         Ok(())
     }
@@ -210,16 +199,8 @@ impl<'e, 'o> Serializer for &'e mut Encoder<'o> {
     }
 
     #[inline]
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(
-        self,
-        name: &'static str,
-        value: &T,
-    ) -> Result<(), EncodeError> {
-        if name == hg_string::NAME {
-            value.serialize(HgStringEncoder(self))
-        } else {
-            self.nested(value)
-        }
+    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<(), EncodeError> {
+        if name == hg_string::NAME { value.serialize(HgStringEncoder(self)) } else { self.nested(value) }
     }
 
     #[inline]
@@ -252,11 +233,7 @@ impl<'e, 'o> Serializer for &'e mut Encoder<'o> {
     }
 
     #[inline]
-    fn serialize_tuple_struct(
-        self,
-        _name: &'static str,
-        _len: usize,
-    ) -> Result<Members<'e, 'o>, EncodeError> {
+    fn serialize_tuple_struct(self, _name: &'static str, _len: usize) -> Result<Members<'e, 'o>, EncodeError> {
         self.members()
     }
 
@@ -273,11 +250,7 @@ impl<'e, 'o> Serializer for &'e mut Encoder<'o> {
     }
 
     #[inline]
-    fn serialize_struct(
-        self,
-        _name: &'static str,
-        _len: usize,
-    ) -> Result<Members<'e, 'o>, EncodeError> {
+    fn serialize_struct(self, _name: &'static str, _len: usize) -> Result<Members<'e, 'o>, EncodeError> {
         self.members()
     }
 

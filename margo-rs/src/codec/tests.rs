@@ -64,10 +64,7 @@ fn integers_are_little_endian_without_padding() {
     golden(0x0102_0304_0506_0708u64, &[8, 7, 6, 5, 4, 3, 2, 1]);
     golden(i64::MIN, &[0, 0, 0, 0, 0, 0, 0, 0x80]);
     golden(7usize, &[7, 0, 0, 0, 0, 0, 0, 0]);
-    golden(
-        1u128 << 120,
-        &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
-    );
+    golden(1u128 << 120, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     golden(-1i128, &[0xff; 16]);
     golden((1u8, 2u32, 3u8), &[1, 2, 0, 0, 0, 3]);
 }
@@ -89,33 +86,21 @@ fn a_nan_keeps_its_payload() {
 fn a_bool_is_zero_or_one() {
     golden(false, &[0]);
     golden(true, &[1]);
-    assert_eq!(
-        from_slice::<(u8, bool)>(&[9, 2]),
-        Err(DecodeError::Flag {
-            offset: 1,
-            value: 2
-        })
-    );
+    assert_eq!(from_slice::<(u8, bool)>(&[9, 2]), Err(DecodeError::Flag { offset: 1, value: 2 }));
 }
 
 #[test]
 fn a_char_is_a_checked_scalar_value() {
     golden('é', &[0xe9, 0, 0, 0]);
     for value in [0xd800, 0x11_0000, u32::MAX] {
-        assert_eq!(
-            from_slice::<char>(&value.to_le_bytes()),
-            Err(DecodeError::Char { offset: 0, value })
-        );
+        assert_eq!(from_slice::<char>(&value.to_le_bytes()), Err(DecodeError::Char { offset: 0, value }));
     }
 }
 
 #[test]
 fn a_string_is_a_length_and_text_without_nul() {
     // As Thallium sends `std::string("abc")`.
-    golden(
-        "abc".to_owned(),
-        &[3, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', b'c'],
-    );
+    golden("abc".to_owned(), &[3, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', b'c']);
     golden(String::new(), &[0; 8]);
     golden("a\0b".to_owned(), &[3, 0, 0, 0, 0, 0, 0, 0, b'a', 0, b'b']);
 }
@@ -132,10 +117,7 @@ fn text_that_is_not_utf8_is_refused_with_its_place() {
 #[test]
 fn a_vector_is_a_count_and_its_elements() {
     // As Thallium sends `std::vector<int32_t>{1, 2}`.
-    golden(
-        vec![1i32, 2],
-        &[2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
-    );
+    golden(vec![1i32, 2], &[2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]);
     golden(vec![true, false], &[2, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
     golden(Vec::<u64>::new(), &[0; 8]);
     golden(
@@ -150,10 +132,7 @@ fn a_vector_is_a_count_and_its_elements() {
 
 #[test]
 fn a_map_is_a_count_and_its_entries() {
-    golden(
-        BTreeMap::from([(1u8, 10u16), (2, 20)]),
-        &[2, 0, 0, 0, 0, 0, 0, 0, 1, 10, 0, 2, 20, 0],
-    );
+    golden(BTreeMap::from([(1u8, 10u16), (2, 20)]), &[2, 0, 0, 0, 0, 0, 0, 0, 1, 10, 0, 2, 20, 0]);
     golden(HashMap::from([(1u8, ())]), &[1, 0, 0, 0, 0, 0, 0, 0, 1]);
 }
 
@@ -164,14 +143,7 @@ fn tuples_structs_and_arrays_are_their_members() {
     golden([7u8; 32], &[7; 32]);
     golden(Meters(1.0), &[0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
     golden(Pair(1, 2), &[1, 2, 0]);
-    golden(
-        Point {
-            x: -1,
-            label: "p".to_owned(),
-            z: 3,
-        },
-        &[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0, b'p', 3],
-    );
+    golden(Point { x: -1, label: "p".to_owned(), z: 3 }, &[0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0, b'p', 3]);
 }
 
 #[test]
@@ -188,13 +160,7 @@ fn an_option_starts_with_one_when_it_is_none() {
     golden(Some(3u16), &[0, 3, 0]);
     golden(Some(None::<u8>), &[0, 1]);
     golden(Some(()), &[0]);
-    assert_eq!(
-        from_slice::<Option<u8>>(&[2, 0]),
-        Err(DecodeError::Flag {
-            offset: 0,
-            value: 2
-        })
-    );
+    assert_eq!(from_slice::<Option<u8>>(&[2, 0]), Err(DecodeError::Flag { offset: 0, value: 2 }));
 }
 
 #[test]
@@ -202,13 +168,7 @@ fn an_enum_is_its_index_and_its_fields() {
     golden(Shape::Empty, &[0, 0, 0, 0]);
     golden(Shape::Circle(9), &[1, 0, 0, 0, 9]);
     golden(Shape::Line(1, 2), &[2, 0, 0, 0, 1, 2]);
-    golden(
-        Shape::Text {
-            left: 4,
-            right: "r".to_owned(),
-        },
-        &[3, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, b'r'],
-    );
+    golden(Shape::Text { left: 4, right: "r".to_owned() }, &[3, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 0, b'r']);
     golden(Err::<u8, u16>(5), &[1, 0, 0, 0, 5, 0]);
 }
 
@@ -238,20 +198,13 @@ fn a_block_of_bytes_has_no_length() {
     golden(Bytes([]), &[]);
     assert_eq!(
         from_slice::<Bytes<64>>(&block[1..]),
-        Err(DecodeError::Truncated {
-            offset: 0,
-            needed: 64,
-            remaining: 63
-        })
+        Err(DecodeError::Truncated { offset: 0, needed: 64, remaining: 63 })
     );
 }
 
 #[test]
 fn a_c_string_has_its_nul_and_two_flags() {
-    golden(
-        HgString::from("abc"),
-        &[4, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', b'c', 0, 0, 0],
-    );
+    golden(HgString::from("abc"), &[4, 0, 0, 0, 0, 0, 0, 0, b'a', b'b', b'c', 0, 0, 0]);
     golden(HgString::from(""), &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     golden((HgString::NULL, 7u8), &[0, 0, 0, 0, 0, 0, 0, 0, 7]);
     golden(
@@ -275,10 +228,7 @@ fn a_c_string_ends_at_its_only_nul() {
     let unterminated = [2, 0, 0, 0, 0, 0, 0, 0, b'x', b'y', 0, 0];
     let interior = [3, 0, 0, 0, 0, 0, 0, 0, b'x', 0, 0, 0, 0];
     for bytes in [&unterminated[..], &interior] {
-        assert_eq!(
-            from_slice::<HgString>(bytes),
-            Err(DecodeError::Nul { offset: 8 })
-        );
+        assert_eq!(from_slice::<HgString>(bytes), Err(DecodeError::Nul { offset: 8 }));
     }
 }
 
@@ -289,11 +239,7 @@ fn a_c_string_longer_than_the_message_is_refused() {
         bytes.extend([b'x', 0]);
         assert_eq!(
             from_slice::<HgString>(&bytes),
-            Err(DecodeError::Truncated {
-                offset: 8,
-                needed: len,
-                remaining: 2
-            })
+            Err(DecodeError::Truncated { offset: 8, needed: len, remaining: 2 })
         );
     }
 }
@@ -302,17 +248,8 @@ fn a_c_string_longer_than_the_message_is_refused() {
 fn a_c_string_with_a_nul_inside_is_not_encoded() {
     let mut out = vec![1, 2];
     let error = encode_into(&(5u8, HgString::from("a\0b")), &mut out).expect_err("has a NUL");
-    assert_eq!(
-        error,
-        EncodeError::InteriorNul {
-            offset: 1,
-            index: 1
-        }
-    );
-    assert_eq!(
-        error.to_string(),
-        "string at byte 1 has a NUL at its index 1; a C string cannot hold one"
-    );
+    assert_eq!(error, EncodeError::InteriorNul { offset: 1, index: 1 });
+    assert_eq!(error.to_string(), "string at byte 1 has a NUL at its index 1; a C string cannot hold one");
     assert_eq!(out, [1, 2]);
 }
 
@@ -321,10 +258,7 @@ fn a_c_string_is_a_plain_string_in_json() {
     let strings = (HgString::from("abc"), HgString::NULL);
     let json = serde_json::to_string(&strings).expect("encodes");
     assert_eq!(json, r#"["abc",null]"#);
-    assert_eq!(
-        serde_json::from_str::<(HgString, HgString)>(&json).expect("decodes"),
-        strings
-    );
+    assert_eq!(serde_json::from_str::<(HgString, HgString)>(&json).expect("decodes"), strings);
 }
 
 #[test]
@@ -332,10 +266,7 @@ fn bytes_are_numbers_in_json() {
     let value = (Bytes([1, 2]), Blob(vec![3]));
     let json = serde_json::to_string(&value).expect("encodes");
     assert_eq!(json, "[[1,2],[3]]");
-    assert_eq!(
-        serde_json::from_str::<(Bytes<2>, Blob)>(&json).expect("decodes"),
-        value
-    );
+    assert_eq!(serde_json::from_str::<(Bytes<2>, Blob)>(&json).expect("decodes"), value);
 }
 
 #[test]
@@ -347,10 +278,7 @@ fn the_reserved_name_of_c_strings_cannot_be_abused() {
         }
     }
     let error = to_vec(&Impostor).expect_err("no string");
-    assert!(
-        error.to_string().contains("is reserved for strings"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("is reserved for strings"), "{error}");
 }
 
 #[test]
@@ -372,10 +300,7 @@ fn encoding_appends_and_a_failure_takes_back_what_it_appended() {
     encode_into(&1u16, &mut out).expect("encodes");
     assert_eq!(out, [9, 1, 0]);
     let error = encode_into(&(1u32, vec![Failing]), &mut out).expect_err("fails");
-    assert_eq!(
-        error.to_string(),
-        "value cannot be encoded at byte 12: not today"
-    );
+    assert_eq!(error.to_string(), "value cannot be encoded at byte 12: not today");
     assert_eq!(out, [9, 1, 0]);
 }
 
@@ -387,10 +312,7 @@ fn sequences_of_unknown_length_get_their_count() {
             serializer.collect_seq((0..6u8).filter(|n| n % 2 == 1))
         }
     }
-    assert_eq!(
-        to_vec(&Odd).expect("encodes"),
-        [3, 0, 0, 0, 0, 0, 0, 0, 1, 3, 5]
-    );
+    assert_eq!(to_vec(&Odd).expect("encodes"), [3, 0, 0, 0, 0, 0, 0, 0, 1, 3, 5]);
 }
 
 #[test]
@@ -427,13 +349,7 @@ fn a_field_left_out_is_an_error_and_not_a_shift_of_the_others() {
         #[serde(skip_serializing_if = "Option::is_none")]
         b: Option<u8>,
     }
-    assert_eq!(
-        to_vec(&Sparse { a: 1, b: None }),
-        Err(EncodeError::SkippedField {
-            offset: 1,
-            field: "b"
-        })
-    );
+    assert_eq!(to_vec(&Sparse { a: 1, b: None }), Err(EncodeError::SkippedField { offset: 1, field: "b" }));
     assert_eq!(to_vec(&Sparse { a: 1, b: Some(2) }), Ok(vec![1, 0, 2]));
 }
 
@@ -447,29 +363,17 @@ fn types_that_need_a_self_describing_format_are_told_so() {
     }
     assert_eq!(
         from_slice::<(u8, Untagged)>(&[1, 2]).expect_err("untagged"),
-        DecodeError::NotSelfDescribing {
-            offset: 1,
-            wanted: "a value of any type"
-        }
+        DecodeError::NotSelfDescribing { offset: 1, wanted: "a value of any type" }
     );
     assert_eq!(
         from_slice::<serde::de::IgnoredAny>(&[1]).expect_err("ignored"),
-        DecodeError::NotSelfDescribing {
-            offset: 0,
-            wanted: "a value to ignore"
-        }
+        DecodeError::NotSelfDescribing { offset: 0, wanted: "a value to ignore" }
     );
 }
 
 #[test]
 fn trailing_bytes_are_an_error_of_the_whole_and_not_of_a_prefix() {
-    assert_eq!(
-        from_slice::<u16>(&[1, 0, 2]),
-        Err(DecodeError::Trailing {
-            offset: 2,
-            count: 1
-        })
-    );
+    assert_eq!(from_slice::<u16>(&[1, 0, 2]), Err(DecodeError::Trailing { offset: 2, count: 1 }));
     assert_eq!(from_prefix::<u16>(&[1, 0, 2]), Ok((1, 2)));
 }
 
@@ -479,20 +383,12 @@ fn a_sixteen_byte_request_for_2_to_the_60_elements_is_refused() {
     let mut request = count(1 << 60);
     request.extend([0; 8]);
     assert_eq!(request.len(), 16);
-    let refused = DecodeError::Count {
-        offset: 0,
-        count: 1 << 60,
-        remaining: 8,
-    };
+    let refused = DecodeError::Count { offset: 0, count: 1 << 60, remaining: 8 };
     assert_eq!(from_slice::<Vec<u8>>(&request), Err(refused.clone()));
     assert_eq!(from_slice::<Vec<u64>>(&request), Err(refused.clone()));
     assert_eq!(from_slice::<Vec<()>>(&request), Err(refused.clone()));
     assert_eq!(from_slice::<BTreeMap<u8, u8>>(&request), Err(refused));
-    let refused = DecodeError::Truncated {
-        offset: 8,
-        needed: 1 << 60,
-        remaining: 8,
-    };
+    let refused = DecodeError::Truncated { offset: 8, needed: 1 << 60, remaining: 8 };
     assert_eq!(from_slice::<String>(&request), Err(refused.clone()));
     assert_eq!(from_slice::<Blob>(&request), Err(refused.clone()));
     assert_eq!(from_slice::<HgString>(&request), Err(refused));
@@ -502,10 +398,7 @@ fn a_sixteen_byte_request_for_2_to_the_60_elements_is_refused() {
 fn elements_without_bytes_are_limited_in_all() {
     let max = ZERO_SIZED_ELEMENTS_MAX as u64;
     golden(vec![(); 3], &count(3));
-    assert_eq!(
-        from_slice::<Vec<()>>(&count(max)).map(|v| v.len()),
-        Ok(65_536)
-    );
+    assert_eq!(from_slice::<Vec<()>>(&count(max)).map(|v| v.len()), Ok(65_536));
     assert!(from_slice::<Vec<()>>(&count(max + 1)).is_err());
     assert!(from_slice::<BTreeMap<(), ()>>(&count(max)).is_ok());
 
@@ -513,10 +406,7 @@ fn elements_without_bytes_are_limited_in_all() {
     let mut bytes = count(max);
     bytes.extend(count(100));
     bytes.extend([0; 100]);
-    assert_eq!(
-        from_prefix::<(Vec<()>, Vec<()>)>(&bytes),
-        Err(DecodeError::ZeroSizedElements { offset: 16 })
-    );
+    assert_eq!(from_prefix::<(Vec<()>, Vec<()>)>(&bytes), Err(DecodeError::ZeroSizedElements { offset: 16 }));
 }
 
 #[test]
@@ -527,21 +417,13 @@ fn many_short_lists_of_nothing_do_not_multiply() {
     for _ in 0..lists {
         bytes.extend(count(100_000));
     }
-    assert!(matches!(
-        from_slice::<Vec<Vec<()>>>(&bytes),
-        Err(DecodeError::ZeroSizedElements { .. })
-    ));
+    assert!(matches!(from_slice::<Vec<Vec<()>>>(&bytes), Err(DecodeError::ZeroSizedElements { .. })));
 }
 
 #[test]
 fn a_recursive_bomb_does_not_overflow_the_stack() {
     let bomb: Vec<u8> = [1, 0, 0, 0].repeat(1_000_000);
-    assert_eq!(
-        from_slice::<List>(&bomb),
-        Err(DecodeError::TooDeep {
-            offset: 4 * DEPTH_MAX as usize
-        })
-    );
+    assert_eq!(from_slice::<List>(&bomb), Err(DecodeError::TooDeep { offset: 4 * DEPTH_MAX as usize }));
 }
 
 #[test]
@@ -552,20 +434,14 @@ fn the_deepest_value_that_encodes_also_decodes() {
     let deepest = list(DEPTH_MAX);
     let bytes = to_vec(&deepest).expect("encodes");
     assert_eq!(from_slice::<List>(&bytes), Ok(deepest));
-    assert!(matches!(
-        to_vec(&list(DEPTH_MAX + 1)),
-        Err(EncodeError::TooDeep { .. })
-    ));
+    assert!(matches!(to_vec(&list(DEPTH_MAX + 1)), Err(EncodeError::TooDeep { .. })));
 }
 
 #[test]
 fn a_type_that_has_no_end_is_refused() {
     #[derive(Debug, Deserialize)]
     struct Endless(#[allow(dead_code, reason = "never built")] Box<Endless>);
-    assert_eq!(
-        from_slice::<Endless>(&[]).expect_err("endless"),
-        DecodeError::TooDeep { offset: 0 }
-    );
+    assert_eq!(from_slice::<Endless>(&[]).expect_err("endless"), DecodeError::TooDeep { offset: 0 });
 }
 
 #[test]
@@ -578,8 +454,5 @@ fn siblings_do_not_add_to_the_depth() {
 #[test]
 fn the_format_is_not_human_readable() {
     // `IpAddr` is text in readable formats and an enum of octets in others.
-    golden(
-        std::net::IpAddr::from([127, 0, 0, 1]),
-        &[0, 0, 0, 0, 127, 0, 0, 1],
-    );
+    golden(std::net::IpAddr::from([127, 0, 0, 1]), &[0, 0, 0, 0, 127, 0, 0, 1]);
 }

@@ -121,8 +121,9 @@ impl Builder {
         match (&self.runtime, self.rpc_threads) {
             (Some(runtime), _) => Pool::on(Pools::PRIMARY, runtime.clone()),
             (None, Some(threads)) => Pool::with_threads(Pools::PRIMARY, threads),
-            (None, None) => Pool::ambient(Pools::PRIMARY)
-                .unwrap_or_else(|| Pool::with_threads(Pools::PRIMARY, processors())),
+            (None, None) => {
+                Pool::ambient(Pools::PRIMARY).unwrap_or_else(|| Pool::with_threads(Pools::PRIMARY, processors()))
+            }
         }
     }
 

@@ -214,9 +214,7 @@ impl LinkEvents for LinkState {
     fn on_lost(&self, error: &LinkError) {
         let error = match error {
             LinkError::Connect(error) => CallError::Unreachable(error.clone()),
-            LinkError::Lost(reason) => {
-                CallError::ConnectionLost { peer: self.peer.clone(), reason: reason.clone() }
-            }
+            LinkError::Lost(reason) => CallError::ConnectionLost { peer: self.peer.clone(), reason: reason.clone() },
         };
         self.ending.store(true, Ordering::Release);
         self.calls.lose(error);

@@ -11,10 +11,10 @@ pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
 pub use self::wait::Wait;
 
+pub(crate) use self::builder::check_protocol;
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
 pub(crate) use self::progress::{Driver, DriverKey, Led};
-pub(crate) use self::builder::check_protocol;
 pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;

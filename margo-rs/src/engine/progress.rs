@@ -140,7 +140,13 @@ impl Driver {
 
     /// The time, as of the beginning of the poll if this is inside of one.
     pub(crate) fn now(&self) -> Instant {
-        if self.is_polling_here() && let Some(now) = POLL_BEGAN.get() { now } else { Instant::now() }
+        if self.is_polling_here()
+            && let Some(now) = POLL_BEGAN.get()
+        {
+            now
+        } else {
+            Instant::now()
+        }
     }
 
     /// Whether this is the engine's own thread.
@@ -237,7 +243,8 @@ impl Driver {
         let misses = self.misses.load(Ordering::Relaxed);
         let mut budget = self.progress.budget();
         if misses >= MISSES_MAX && budget.is_some() {
-            self.misses.store(if misses >= MISSES_MAX + RETRY_EVERY { MISSES_MAX - 1 } else { misses + 1 }, Ordering::Relaxed);
+            self.misses
+                .store(if misses >= MISSES_MAX + RETRY_EVERY { MISSES_MAX - 1 } else { misses + 1 }, Ordering::Relaxed);
             budget = Some(Duration::ZERO);
         }
         self.leads.fetch_add(1, Ordering::Release);

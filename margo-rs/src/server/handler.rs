@@ -152,12 +152,17 @@ impl Registration {
     }
 
     /// Runs the handler on a request.
-    pub(crate) fn dispatch(self: &Arc<Self>, core: &Core, request: Request, responder: RawResponder, payload: Payload<'_>) {
+    pub(crate) fn dispatch(
+        self: &Arc<Self>,
+        core: &Core,
+        request: Request,
+        responder: RawResponder,
+        payload: Payload<'_>,
+    ) {
         let in_flight = request.in_flight().clone();
         // A panic drops the responder, which answers.
-        let work = catch_unwind(AssertUnwindSafe(|| {
-            within_rpc(self.id, || (self.handler.0)(request, responder, payload))
-        }));
+        let work =
+            catch_unwind(AssertUnwindSafe(|| within_rpc(self.id, || (self.handler.0)(request, responder, payload))));
         let future = match work {
             Ok(Work::Future(future)) => future,
             Ok(Work::Done) => return,
@@ -173,8 +178,7 @@ impl Registration {
             Err(panic) => return report_panic(&self.name, panic),
         };
         let is_local = in_flight.link().is_local();
-        let mut task =
-            HandlerTask { registration: self.clone(), future: Some(future), in_flight, cancellable: false };
+        let mut task = HandlerTask { registration: self.clone(), future: Some(future), in_flight, cancellable: false };
         let pool = match &self.pool {
             Some(pool) => pool,
             None => {

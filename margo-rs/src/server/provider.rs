@@ -1,9 +1,9 @@
 //! Providers: groups of RPCs under one id.
 
+use super::builtin;
 use super::handler::{Handler, Registration};
 use super::request::Request;
 use super::responder::{RawResponder, Responder};
-use super::builtin;
 use crate::buffer::Buffer;
 use crate::engine::Engine;
 use crate::error::{HandlerError, RegisterError};

@@ -216,7 +216,8 @@ impl RequestHead {
 mod tests {
     use super::*;
 
-    const HEADER: Header = Header { length: 0x0102, kind: Kind::Request, flags: Header::ONE_WAY, call: 0x1122_3344_5566_7788 };
+    const HEADER: Header =
+        Header { length: 0x0102, kind: Kind::Request, flags: Header::ONE_WAY, call: 0x1122_3344_5566_7788 };
 
     #[test]
     fn header_bytes_are_golden() {

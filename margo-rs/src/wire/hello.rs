@@ -98,8 +98,13 @@ impl Hello {
 mod tests {
     use super::*;
 
-    const HELLO: Hello =
-        Hello { max_frame: 0x40000, max_in_flight: 1024, max_message: 1 << 26, max_bytes: 1 << 27, instance: 0x0102_0304_0506_0708 };
+    const HELLO: Hello = Hello {
+        max_frame: 0x40000,
+        max_in_flight: 1024,
+        max_message: 1 << 26,
+        max_bytes: 1 << 27,
+        instance: 0x0102_0304_0506_0708,
+    };
 
     #[test]
     fn hello_bytes_are_golden() {

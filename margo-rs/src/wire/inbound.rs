@@ -197,11 +197,7 @@ impl Inbound {
     }
 
     /// Handles the frame that `data` starts with; what is not whole goes to the stash or begins a body.
-    fn frame_in_place<'a>(
-        &mut self,
-        data: &'a [u8],
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> Result<&'a [u8], WireError> {
+    fn frame_in_place<'a>(&mut self, data: &'a [u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<&'a [u8], WireError> {
         let Some((head, rest)) = data.split_first_chunk::<{ Header::LEN }>() else {
             self.stash.extend_from_slice(data);
             return Ok(&[]);
@@ -345,8 +341,7 @@ impl Inbound {
             Some(total) => u64::from_le_bytes(*total),
             None => header.length as u64 - header.prefix_len() as u64,
         };
-        let mut message =
-            Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked };
+        let mut message = Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked };
         if self.partial.contains_key(&(message.direction(), call)) {
             return Err(WireError::Chunk { call, what: "begun twice" });
         }

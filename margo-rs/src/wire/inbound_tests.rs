@@ -165,11 +165,12 @@ fn direct_reads_end_exactly_at_the_frame() {
         let now = most.min(10_000);
         into.extend_from_slice(&bytes[at..at + now]);
         at += now;
-        inbound.direct_done(now, &mut |event| match event {
-            Event::Response(3, payload) => seen = payload.bytes().iter().filter(|b| **b == 9).count(),
-            other => panic!("{other:?}"),
-        })
-        .unwrap();
+        inbound
+            .direct_done(now, &mut |event| match event {
+                Event::Response(3, payload) => seen = payload.bytes().iter().filter(|b| **b == 9).count(),
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
         if most - now < DIRECT_MIN {
             break;
         }

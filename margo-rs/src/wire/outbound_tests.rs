@@ -46,9 +46,7 @@ fn receive(inbound: &mut Inbound, bytes: &[u8], step: usize) -> Vec<Seen> {
         inbound
             .handle(part, &mut |event| {
                 seen.push(match event {
-                    Event::Request(call, head, payload) => {
-                        Seen::Request(call, head.one_way, payload.bytes().to_vec())
-                    }
+                    Event::Request(call, head, payload) => Seen::Request(call, head.one_way, payload.bytes().to_vec()),
                     Event::Response(call, payload) => Seen::Response(call, payload.bytes().to_vec()),
                     Event::Cancel(call) => Seen::Cancel(call),
                     Event::GoAway => Seen::GoAway,

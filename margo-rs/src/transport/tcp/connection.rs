@@ -67,8 +67,14 @@ struct Outbox {
 
 enum Inbox {
     /// The first bytes of the peer's hello.
-    Greeting { bytes: [u8; HELLO_LEN], received: usize },
-    Up { inbound: Inbound, events: Arc<dyn LinkEvents> },
+    Greeting {
+        bytes: [u8; HELLO_LEN],
+        received: usize,
+    },
+    Up {
+        inbound: Inbound,
+        events: Arc<dyn LinkEvents>,
+    },
     Closed,
 }
 
@@ -171,10 +177,7 @@ impl Connection {
     /// Sends our hello: the first bytes on an empty socket, so they fit.
     pub(super) fn greet(&self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if self
-            .phase
-            .compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
+        if self.phase.compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire).is_err()
         {
             return;
         }
@@ -319,11 +322,7 @@ impl Connection {
         };
         let link: Arc<dyn Link> = this;
         self.outbox.lock().queue.limit_frame(hello.max_frame);
-        if self
-            .phase
-            .compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
+        if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return Ok(Inbox::Closed);
         }
         let limits = PeerLimits {
@@ -448,7 +447,9 @@ impl Connection {
             LinkError::Lost(reason) => reason.clone(),
         };
         match (&error, self.accepted) {
-            (LinkError::Connect(_), true) if !reason.ends_with(CLOSED_BY_PEER) => tracing::warn!(peer = %self.peer, reason, "connection refused"),
+            (LinkError::Connect(_), true) if !reason.ends_with(CLOSED_BY_PEER) => {
+                tracing::warn!(peer = %self.peer, reason, "connection refused")
+            }
             (LinkError::Lost(_), _) if reason.starts_with("protocol error") => {
                 tracing::warn!(peer = %self.peer, reason, "connection closed");
             }

@@ -122,7 +122,9 @@ pub(super) fn printed(address: SocketAddr) -> Address {
 /// The address that other hosts most probably reach this one by: IPv4 before IPv6, loopback only if there is nothing
 /// else.
 fn routable(interfaces: &[Interface]) -> IpAddr {
-    best(interfaces, |ip| !ip.is_loopback()).or_else(|| best(interfaces, |_| true)).unwrap_or(Ipv4Addr::LOCALHOST.into())
+    best(interfaces, |ip| !ip.is_loopback())
+        .or_else(|| best(interfaces, |_| true))
+        .unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 fn best(interfaces: &[Interface], wanted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
@@ -154,13 +156,7 @@ mod tests {
                 IfAddr::V6(Ifv6Addr { ip, netmask: Ipv6Addr::UNSPECIFIED, prefixlen: 64, broadcast: None })
             }
         };
-        Interface {
-            name: name.to_owned(),
-            addr,
-            index: None,
-            oper_status: if_addrs::IfOperStatus::Up,
-            is_p2p: false,
-        }
+        Interface { name: name.to_owned(), addr, index: None, oper_status: if_addrs::IfOperStatus::Up, is_p2p: false }
     }
 
     #[test]
@@ -183,7 +179,20 @@ mod tests {
 
     #[test]
     fn malformed_locations_are_refused() {
-        for location in ["", ":80", "host:", "host:-1", "host:65536", "host:+5", "[::1", "[::1]x", "[::1]:99999", "a/b", "h:1:2", "[x]:1"] {
+        for location in [
+            "",
+            ":80",
+            "host:",
+            "host:-1",
+            "host:65536",
+            "host:+5",
+            "[::1",
+            "[::1]x",
+            "[::1]:99999",
+            "a/b",
+            "h:1:2",
+            "[x]:1",
+        ] {
             assert!(split(location).is_err(), "{location}");
         }
     }

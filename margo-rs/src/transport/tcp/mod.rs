@@ -400,8 +400,7 @@ impl Transport for TcpTransport {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(unreachable(error.into())),
         }
-        let connection =
-            Connection::new(&self.shared, self.shared.new_token(), stream, address.clone(), Some(events));
+        let connection = Connection::new(&self.shared, self.shared.new_token(), stream, address.clone(), Some(events));
         self.shared.add(&connection, self.shared.limits.connect_timeout).map_err(unreachable)?;
         // Whoever is parked learns of the new timer, and of a connection that stood before it was watched.
         self.shared.mark_ready(connection.token);
