@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use margo_rs::HgString;
 use mochi_auth::munge::{EncodeOptions, Munge, Payload};
-use tokio::runtime::Handle;
 
 use super::{AuthenticatedUser, Key};
 use crate::program::Outcome;
@@ -17,8 +16,6 @@ const LIFETIME: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Credentials {
     munge: Munge,
-    /// Where names of users are looked up: handlers do not run on a runtime with timers.
-    runtime: Handle,
 }
 
 /// What a credential said, once munged has vouched for it.
@@ -34,13 +31,10 @@ impl Credentials {
     ///
     /// # Errors
     /// The path in `MUNGE_SOCKET` cannot be that of a socket.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn from_environment() -> Outcome<Self> {
         match std::env::var_os("MUNGE_SOCKET") {
             Some(socket) => Self::at(Path::new(&socket)),
-            None => Ok(Self { munge: Munge::builder().build()?, runtime: Handle::current() }),
+            None => Ok(Self { munge: Munge::builder().build()? }),
         }
     }
 
@@ -48,11 +42,8 @@ impl Credentials {
     ///
     /// # Errors
     /// The path cannot be that of a socket.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
     pub fn at(socket: &Path) -> Outcome<Self> {
-        Ok(Self { munge: Munge::builder().socket(socket).build()?, runtime: Handle::current() })
+        Ok(Self { munge: Munge::builder().socket(socket).build()? })
     }
 
     /// A credential that carries `payload`. With `server_uid` only a process of that user can open it; without, any
@@ -76,7 +67,7 @@ impl Credentials {
         let text = credential.as_str().ok_or("there is no credential")?;
         let decoded = self.munge.decode(text).await?;
         let identity = decoded.identity();
-        let user = self.runtime.spawn(AuthenticatedUser::named(identity)).await?;
+        let user = AuthenticatedUser::named(identity).await;
         Ok(Decoded { user, payload: decoded.into_payload() })
     }
 }

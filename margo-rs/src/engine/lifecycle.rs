@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 type Callback = Box<dyn FnOnce() + Send>;
 type Guard = Box<dyn Fn(&Request) -> bool + Send + Sync>;
@@ -195,8 +195,14 @@ impl Core {
             Poll::Pending
         });
         self.lifecycle.inner.lock().grace_until = None;
-        // Answers of the last handlers that a full socket held back.
+        // Answers of the last handlers that a full socket held back. Nothing says when a socket has room again but the
+        // transport's own poll, so this looks from time to time.
+        let unsent = || self.links().iter().filter_map(|link| Some(link.link()?.queued())).sum::<usize>();
         self.transport.poll();
+        while unsent() > 0 && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+            self.transport.poll();
+        }
         self.end();
     }
 

@@ -34,9 +34,7 @@
 //! doubled one is delivered twice, delayed ones overtake each other. Calls of an engine to itself do not pass through
 //! it.
 
-use super::{
-    Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Transport,
-};
+use super::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Transport};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::engine::Builder;

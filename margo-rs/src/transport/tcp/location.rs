@@ -86,6 +86,7 @@ pub(super) fn listen_at(address: &Address) -> Result<ListenAt, ListenError> {
         Some(bind) => Ok(ListenAt { bind, printed: bind.ip() }),
         None => {
             let mut known: Vec<_> = interfaces.into_iter().map(|interface| interface.name).collect();
+            known.sort();
             known.dedup();
             Err(ListenError::UnknownInterface { address: address.clone(), name, known: known.join(", ") })
         }
@@ -95,6 +96,9 @@ pub(super) fn listen_at(address: &Address) -> Result<ListenAt, ListenError> {
 /// The addresses that a location means to a client. Blocks while it resolves a host name.
 pub(super) fn resolve(address: &Address) -> Result<Vec<SocketAddr>, ConnectError> {
     let malformed = |reason| AddressError { text: address.to_string(), reason };
+    if address.location().is_empty() {
+        return Err(malformed("it names no host and port: use the address that the server printed").into());
+    }
     let (host, port) = split(address.location()).map_err(malformed)?;
     let port = match port {
         Some(port) if port != 0 => port,
