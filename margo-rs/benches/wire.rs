@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use margo_rs::wire::{Event, FRAME_MAX, Header, Inbound, InboundLimits, Outbound, RequestHead, WriteJob};
+use margo_rs::wire::{Budget, Event, FRAME_MAX, Header, Inbound, InboundLimits, Outbound, RequestHead, WriteJob};
 use margo_rs::{Buffer, ProviderId, RpcId};
 
 /// Messages in one write.
