@@ -1,11 +1,15 @@
 //! What an engine accepts, and for how long it waits.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A wait as long as this never ends, in practice: 30 years, which every clock and counter here can add up.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Bounds on what peers may make an engine hold, and the times it waits.
 ///
 /// The first three are stated to each peer in the handshake: an engine of this crate slows its callers down before it
-/// would pass them. A peer that passes them all the same is told `Overloaded`.
+/// would pass them. A peer that passes them all the same is told `Overloaded` when it reaches about twice as much: the
+/// margin is for requests that were cancelled and are not put away yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -37,6 +41,20 @@ pub struct Limits {
     pub default_timeout: Duration,
 }
 
+impl Limits {
+    /// Requests of one peer that are taken in all. A caller's cancel makes room for its next request at once, while the
+    /// handler here may need a moment to end: that must not look like a peer that ignores the limit.
+    pub(crate) fn requests_borne(&self) -> usize {
+        let stated = self.max_in_flight as usize;
+        stated + stated.max(64)
+    }
+
+    /// As [`Limits::requests_borne`], in bytes. One message may be larger than what is stated, if it comes alone.
+    pub(crate) fn bytes_borne(&self) -> u64 {
+        self.max_bytes.max(self.max_message).saturating_mul(2)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -54,4 +72,9 @@ impl Default for Limits {
             default_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// `timeout` after `now`; any duration will do, also [`Duration::MAX`].
+pub(crate) fn deadline_after(now: Instant, timeout: Duration) -> Instant {
+    now + timeout.min(FOREVER)
 }

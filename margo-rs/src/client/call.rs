@@ -6,6 +6,7 @@ use crate::buffer::Buffer;
 use crate::codec::{self, EncodeError};
 use crate::engine::{Led, LinkState, RESPONSE_HEADER, block_on};
 use crate::error::{CallError, MESSAGE_MAX, Status};
+use crate::limits::deadline_after;
 use crate::rpc::RpcId;
 use crate::server::current_rpc;
 use crate::transport::{CallId, Flush};
@@ -197,9 +198,13 @@ impl RawCall {
         let State::Unsent(payload) = &mut self.state else { unreachable!("only called for an unsent call") };
         let core = self.peer.core();
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + self.timeout);
+        let waited = self.deadline.is_some();
+        let deadline = *self.deadline.get_or_insert_with(|| deadline_after(now, self.timeout));
         if now >= deadline {
             self.state = State::Over;
+            if waited {
+                self.peer.wake_waiting();
+            }
             return Poll::Ready(Err(Box::new(CallError::DeadlineExceeded { after: self.timeout })));
         }
         let begun = self.peer.link().map(|link| {
@@ -218,7 +223,11 @@ impl RawCall {
             }
         };
         let Some(transport) = link.link() else { unreachable!("a link that is up is attached") };
-        if self.one_way && transport.queued() > core.limits.max_queued {
+        // What was cancelled stays in the queue of a peer that does not read, and no longer counts as in flight.
+        if transport.queued() > core.limits.max_queued
+            && (self.one_way
+                || transport.queued() as u64 > link.calls.bytes_in_flight() + core.limits.max_queued as u64)
+        {
             link.calls.forget(id);
             let peer = self.peer.address().clone();
             self.state = State::Over;
@@ -355,13 +364,18 @@ impl Future for RawCall {
 
 impl Drop for RawCall {
     fn drop(&mut self) {
-        if let State::InFlight(call) = std::mem::replace(&mut self.state, State::Over) {
-            if call.link.calls.forget(call.id)
-                && let Some(transport) = call.link.link()
-            {
-                transport.cancel(call.id);
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::InFlight(call) => {
+                if call.link.calls.forget(call.id)
+                    && let Some(transport) = call.link.link()
+                {
+                    transport.cancel(call.id);
+                }
+                self.leave(call);
             }
-            self.leave(call);
+            // It may have been this call's turn to be sent.
+            State::Unsent(_) if self.deadline.is_some() => self.peer.wake_waiting(),
+            _ => {}
         }
     }
 }

@@ -5,6 +5,7 @@ use super::peer::Peer;
 use crate::address::Address;
 use crate::engine::{Core, check_protocol, run_blocking};
 use crate::error::{CallError, ConnectError};
+use crate::limits::deadline_after;
 use crate::transport::tcp;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -75,7 +76,7 @@ async fn connect(core: &Arc<Core>, address: &Address) -> Result<Endpoint, Connec
     let result = match peer.link() {
         // The transport limits the time of an attempt; this is only where the table remembers who waits.
         Ok(link) => {
-            let far = Instant::now() + core.limits.connect_timeout * 2;
+            let far = deadline_after(Instant::now(), core.limits.connect_timeout.saturating_mul(2));
             poll_fn(|cx| link.calls.poll_up(cx.waker(), far)).await
         }
         Err(error) => Err(error),

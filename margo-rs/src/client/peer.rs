@@ -39,6 +39,17 @@ impl Peer {
         &self.address
     }
 
+    /// Lets calls that wait for room ask again, because one of them has gone that may have been told to.
+    pub(crate) fn wake_waiting(&self) {
+        let link = match &self.route {
+            Route::Given(link) => Some(link.clone()),
+            Route::Dialed(current) => current.lock().clone(),
+        };
+        if let Some(link) = link {
+            link.calls.wake_waiting();
+        }
+    }
+
     /// The link for the next call; a new one is begun if there is none or it ends.
     pub(crate) fn link(&self) -> Result<Arc<LinkState>, Box<CallError>> {
         let current = match &self.route {

@@ -245,6 +245,17 @@ impl CallTable {
         }
     }
 
+    /// Lets all calls that wait for room ask again.
+    pub(crate) fn wake_waiting(&self) {
+        let woken = self.inner.lock().take_waiting();
+        wake_all(woken);
+    }
+
+    /// Payload bytes of the calls that have a slot.
+    pub(crate) fn bytes_in_flight(&self) -> u64 {
+        self.inner.lock().bytes
+    }
+
     #[cfg(test)]
     fn in_flight(&self) -> usize {
         self.inner.lock().in_flight as usize
@@ -261,8 +272,14 @@ impl Inner {
     }
 
     fn wait(&mut self, waker: &Waker, deadline: Instant) {
-        if !self.waiting.back().is_some_and(|(last, _)| last.will_wake(waker)) {
-            self.waiting.push_back((waker.clone(), deadline));
+        if waker.will_wake(Waker::noop()) {
+            // Nobody to wake: a call that was started asks again when it is awaited.
+            return;
+        }
+        match self.waiting.back_mut() {
+            // One task may wait for several calls.
+            Some((last, earliest)) if last.will_wake(waker) => *earliest = deadline.min(*earliest),
+            _ => self.waiting.push_back((waker.clone(), deadline)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! How an engine ends: who asked, what runs when, who waits for it.
 
 use super::Core;
-use crate::limits::Limits;
+use crate::limits::{Limits, deadline_after};
 use crate::server::Request;
 use crate::wire::Budget;
 use parking_lot::Mutex;
@@ -180,7 +180,7 @@ impl Core {
         self.lifecycle.run(|inner| inner.prefinalize.pop());
         self.lifecycle.state.store(DRAINING, Ordering::Release);
         self.transport.stop_accepting();
-        let until = Instant::now() + self.limits.shutdown_grace;
+        let until = deadline_after(Instant::now(), self.limits.shutdown_grace);
         super::block_on(|cx| {
             self.serving.watch(cx.waker());
             self.lifecycle.inner.lock().grace_until = Some(until);
