@@ -52,7 +52,7 @@ impl LinkState {
             calls: CallTable::new(),
             running: Running::default(),
             in_flight: AtomicUsize::new(0),
-            bytes: Budget::new(core.limits.max_bytes),
+            bytes: Budget::new(core.limits.bytes_borne()),
             serving: core.serving.clone(),
             driver: core.driver.key(),
             ending: AtomicBool::new(false),
@@ -106,10 +106,14 @@ impl LinkState {
         self.respond(call, error_payload(status, message));
     }
 
-    /// A request has its answer, or nobody will give one.
-    pub(crate) fn end_request(&self, bytes: u64) {
+    /// A request is about to be answered: the peer may send another.
+    pub(crate) fn settle_request(&self, bytes: u64) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
         self.bytes.release(bytes);
+    }
+
+    /// A request has its answer, or nobody will give one.
+    pub(crate) fn end_request(&self, bytes: u64) {
         self.serving.end(bytes);
     }
 
@@ -119,7 +123,7 @@ impl LinkState {
             return false;
         }
         let others = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        if others < core.limits.max_in_flight as usize && self.serving.begin(bytes) {
+        if others < core.limits.requests_borne() && self.serving.begin(bytes) {
             return true;
         }
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
@@ -145,6 +149,15 @@ fn error_payload(status: Status, message: &str) -> Buffer {
     payload.vec_mut().extend_from_slice(&status.0.to_le_bytes());
     payload.vec_mut().extend_from_slice(&message.as_bytes()[..end]);
     payload
+}
+
+impl Drop for LinkState {
+    fn drop(&mut self) {
+        // A link that was never handed out, or lost before it came up, has no last event.
+        if let Some(core) = self.core() {
+            core.untrack(self);
+        }
+    }
 }
 
 impl LinkEvents for LinkState {
@@ -174,7 +187,7 @@ impl LinkEvents for LinkState {
             0 => None,
             ms => Some(core.driver.now() + Duration::from_millis(ms.into())),
         };
-        let in_flight = InFlight::new(link, call, bytes);
+        let in_flight = InFlight::new(link, call, bytes, registration.response_disabled);
         let responder = RawResponder::new(in_flight.clone(), head.one_way || registration.response_disabled);
         let request = Request::new(in_flight, head.rpc, parent, deadline);
         registration.dispatch(&core, request, responder, payload);

@@ -167,8 +167,12 @@ impl Registration {
             Ok(Work::Future(future)) => future,
             Ok(Work::Done) => return,
             Ok(Work::Blocking(work)) => {
+                in_flight.make_cancellable();
                 let this = self.clone();
                 let work = move || {
+                    if in_flight.is_cancelled() {
+                        return;
+                    }
                     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| within_rpc(this.id, work))) {
                         report_panic(&this.name, panic);
                     }
@@ -184,6 +188,10 @@ impl Registration {
             None => {
                 let here = core.is_listening() && core.driver.is_progress_thread() && !is_local;
                 if here && Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                    if !task.in_flight.is_settled() {
+                        // Somebody holds the responder, and wants to know when the caller is gone.
+                        task.in_flight.make_cancellable();
+                    }
                     return;
                 }
                 core.pools.default()

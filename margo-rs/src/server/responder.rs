@@ -63,6 +63,7 @@ impl RawResponder {
 
     fn finish(&mut self, answer: impl FnOnce(&LinkState, CallId)) {
         if let Some(in_flight) = self.in_flight.take() {
+            in_flight.settle();
             if !self.silent && !in_flight.is_cancelled() {
                 answer(in_flight.link(), in_flight.call());
             }

@@ -19,13 +19,15 @@ pub(crate) struct InFlight {
     call: CallId,
     /// Length of its payload.
     bytes: u64,
+    /// The handler works for nobody who waits: it runs to its end whoever goes away.
+    detached: bool,
     state: AtomicU8,
     wakers: Mutex<Vec<Waker>>,
 }
 
 impl InFlight {
-    pub(crate) fn new(link: Arc<LinkState>, call: CallId, bytes: u64) -> Arc<Self> {
-        Arc::new(Self { link, call, bytes, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
+    pub(crate) fn new(link: Arc<LinkState>, call: CallId, bytes: u64, detached: bool) -> Arc<Self> {
+        Arc::new(Self { link, call, bytes, detached, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
     }
 
     pub(crate) fn link(&self) -> &Arc<LinkState> {
@@ -38,7 +40,7 @@ impl InFlight {
 
     /// Lets the request be cancelled from now on. One that is answered at once never needs it.
     pub(crate) fn make_cancellable(self: &Arc<Self>) {
-        if self.state.load(Ordering::Acquire) & LISTED == 0 {
+        if !self.detached && self.state.load(Ordering::Acquire) & LISTED == 0 {
             self.link.running.list(self);
         }
     }
@@ -60,11 +62,21 @@ impl InFlight {
         if self.is_cancelled() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// The request has its answer, or nobody will give one. Called once.
-    pub(crate) fn end(&self) {
+    pub(crate) fn is_settled(&self) -> bool {
+        self.state.load(Ordering::Acquire) & ANSWERED != 0
+    }
+
+    /// The request is about to get its answer, or nobody will give one. Called once, before the answer goes out: the
+    /// caller may make its next call as soon as it has the answer, and then there must be room for it.
+    pub(crate) fn settle(&self) {
         if self.state.fetch_or(ANSWERED, Ordering::AcqRel) & LISTED != 0 {
-            self.link.running.entries.lock().by_call.remove(&self.call);
+            self.link.running.unlist(self);
         }
+        self.link.settle_request(self.bytes);
+    }
+
+    /// The answer is on its way. Called once, after [`InFlight::settle`].
+    pub(crate) fn end(&self) {
         self.link.end_request(self.bytes);
     }
 
@@ -92,14 +104,26 @@ struct Entries {
 impl Running {
     fn list(&self, request: &Arc<InFlight>) {
         let mut entries = self.entries.lock();
-        entries.by_call.insert(request.call, request.clone());
+        let twin = entries.by_call.insert(request.call, request.clone());
         let before = request.state.fetch_or(LISTED, Ordering::AcqRel);
         if before & ANSWERED != 0 {
             entries.by_call.remove(&request.call);
         }
-        if entries.all_cancelled {
-            drop(entries);
+        let all_cancelled = entries.all_cancelled;
+        drop(entries);
+        if all_cancelled {
             request.cancel();
+        }
+        // A peer that uses an id twice gets one answer; without this the first request could never be cancelled.
+        if let Some(twin) = twin.filter(|twin| !Arc::ptr_eq(twin, request)) {
+            twin.cancel();
+        }
+    }
+
+    fn unlist(&self, request: &InFlight) {
+        let mut entries = self.entries.lock();
+        if entries.by_call.get(&request.call).is_some_and(|listed| std::ptr::eq(&**listed, request)) {
+            entries.by_call.remove(&request.call);
         }
     }
 
