@@ -168,8 +168,9 @@ impl Outbound {
     /// Takes back a job that was written to its end.
     pub fn written(&mut self, job: &mut WriteJob) {
         debug_assert!(job.is_done());
-        let given_up = matches!(self.in_write.take(), Some((_, _, true)));
         let Some((large, _)) = job.chunk.take() else { return };
+        // Nothing is known of the write if everything was forgotten meanwhile.
+        let Some((_, _, given_up)) = self.in_write.take() else { return };
         if large.sent == large.payload.len() {
             return;
         }

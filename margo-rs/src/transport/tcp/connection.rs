@@ -61,6 +61,8 @@ struct Outbox {
     writing: bool,
     /// The socket is full.
     blocked: bool,
+    /// The socket may have room again since the write call began.
+    unblocked: bool,
     /// Reading stopped because too much is queued.
     reading_paused: bool,
 }
@@ -113,6 +115,7 @@ impl Connection {
                 job: WriteJob::default(),
                 writing: false,
                 blocked: false,
+                unblocked: false,
                 reading_paused: false,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
@@ -148,7 +151,12 @@ impl Connection {
         if self.phase.load(Ordering::Acquire) == phase::CONNECTING && !self.finish_connecting() {
             return ReadOutcome::Nothing;
         }
-        if self.outbox.lock().blocked {
+        let mut outbox = self.outbox.lock();
+        // A write call that is just finding the socket full would miss this news.
+        outbox.unblocked = outbox.writing;
+        let blocked = outbox.blocked;
+        drop(outbox);
+        if blocked {
             self.flush();
         }
         self.read(scratch)
@@ -351,12 +359,14 @@ impl Connection {
                     break Ok(());
                 }
             }
+            outbox.unblocked = false;
             drop(outbox);
             let written = self.send(&job);
             outbox = self.outbox.lock();
             match written {
                 Ok(count) => job.advance(count),
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if outbox.unblocked => {}
                 Err(Errno::AGAIN) => {
                     outbox.blocked = true;
                     break Ok(());
@@ -506,7 +516,10 @@ impl Link for Connection {
     }
 
     fn queued(&self) -> usize {
-        self.outbox.lock().queue.queued()
+        let outbox = self.outbox.lock();
+        let [head, chunk] = outbox.job.slices();
+        // Of a write call that is under way only this is known.
+        outbox.queue.queued() + head.len() + chunk.len() + usize::from(outbox.writing)
     }
 
     fn close(&self, reason: &str) {

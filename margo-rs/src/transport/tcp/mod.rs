@@ -12,7 +12,7 @@ use self::poller::Poller;
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
-use crate::limits::Limits;
+use crate::limits::{Limits, deadline_after};
 use crate::wire::{Budget, FRAME_MAX, Hello, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -38,6 +38,8 @@ const ACCEPTED_MAX: usize = 64;
 const BACKLOG: i32 = 4096;
 /// While a single connection is busy, epoll is asked about the others this rarely (in polls).
 const EPOLL_EVERY: u32 = 8;
+/// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// Pause after the process ran out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -57,6 +59,7 @@ struct Shared {
     acceptor: OnceLock<Arc<dyn Acceptor>>,
     listener: Option<(TcpListener, Address)>,
     accepting: AtomicBool,
+    closed: AtomicBool,
     accepted: AtomicUsize,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next_token: AtomicU64,
@@ -127,6 +130,7 @@ impl TcpTransport {
             poller,
             acceptor: OnceLock::new(),
             accepting: AtomicBool::new(listener.is_some()),
+            closed: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             listener,
             connections: Mutex::new(HashMap::new()),
@@ -189,7 +193,7 @@ impl Shared {
         InboundLimits {
             max_frame: FRAME_MAX,
             max_message: self.limits.max_message,
-            max_bytes: self.limits.max_bytes,
+            max_bytes: self.limits.bytes_borne(),
             max_messages: 2 * self.limits.max_in_flight as usize,
         }
     }
@@ -205,7 +209,7 @@ impl Shared {
 
     /// Options of every connection: no delay, and the kernel's probes of silent peers.
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
-        let idle = self.limits.keepalive.max(Duration::from_secs(1));
+        let idle = self.limits.keepalive.clamp(Duration::from_secs(1), KEEPALIVE_MAX);
         let probe = (idle / 5).max(Duration::from_secs(1));
         sockopt::set_tcp_nodelay(stream, true)?;
         sockopt::set_socket_keepalive(stream, true)?;
@@ -224,14 +228,17 @@ impl Shared {
             self.connections.lock().remove(&connection.token);
             return Err(error);
         }
-        self.timers.lock().push(Reverse((Instant::now() + timeout, connection.token)));
+        self.timers.lock().push(Reverse((deadline_after(Instant::now(), timeout), connection.token)));
         Ok(())
     }
 
     fn remove(&self, connection: &Connection) {
         self.poller.forget(connection.stream());
-        if let Some(connection) = self.connections.lock().remove(&connection.token) {
+        let removed = self.connections.lock().remove(&connection.token);
+        if let Some(connection) = removed {
             self.ended.lock().push(connection);
+            // Nothing more comes from its socket that would wake whoever has to close it.
+            self.poller.wake();
         }
     }
 
@@ -369,13 +376,27 @@ impl Shared {
             _ => (polling.epoll_every * 2).min(EPOLL_EVERY),
         };
         self.run_timers();
-        for connection in std::mem::take(&mut *self.ended.lock()) {
+        self.bury();
+        progress
+    }
+
+    /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
+    /// owner may be inside of a callback that never ends, or waits for this very thread.
+    fn bury(&self) {
+        let ended = std::mem::take(&mut *self.ended.lock());
+        for connection in ended {
             connection.clear_inbox();
             if connection.was_accepted() {
                 self.accepted.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        progress
+    }
+
+    fn bury_if_idle(&self) {
+        if let Some(mut polling) = self.polling.try_lock() {
+            polling.hot = None;
+            self.bury();
+        }
     }
 }
 
@@ -409,7 +430,13 @@ impl Transport for TcpTransport {
 
     fn poll(&self) -> Polled {
         let Some(mut polling) = self.shared.polling.try_lock() else { return Polled::Busy };
-        if self.shared.poll(&mut polling) { Polled::Progress } else { Polled::Idle }
+        let progress = self.shared.poll(&mut polling);
+        drop(polling);
+        if self.shared.closed.load(Ordering::SeqCst) {
+            // It was closed from inside of a callback.
+            self.shared.bury_if_idle();
+        }
+        if progress { Polled::Progress } else { Polled::Idle }
     }
 
     fn park(&self, until: Option<Instant>) {
@@ -462,9 +489,8 @@ impl Transport for TcpTransport {
         for connection in open {
             connection.fail("the engine was shut down");
         }
-        for connection in std::mem::take(&mut *self.shared.ended.lock()) {
-            connection.clear_inbox();
-        }
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.bury_if_idle();
     }
 }
 
