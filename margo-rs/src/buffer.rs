@@ -7,10 +7,41 @@ use std::ops::Deref;
 /// Buffers kept per thread.
 const POOLED_BUFFERS_MAX: usize = 64;
 /// A buffer that grew past this is freed instead of kept, in bytes.
-const POOLED_CAPACITY_MAX: usize = 64 * 1024;
+const POOLED_CAPACITY_MAX: usize = 1024 * 1024;
+/// Capacity of all buffers kept per thread, in bytes.
+const POOLED_TOTAL_MAX: usize = 8 * 1024 * 1024;
+/// How many kept buffers are looked at for one that is large enough.
+const SEARCHED_MAX: usize = 8;
 
 thread_local! {
-    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { buffers: Vec::new(), capacity: 0 }) };
+}
+
+/// Buffers for use again. Without it, large ones go back to the operating system each time, and come back page by page.
+struct Pool {
+    buffers: Vec<Vec<u8>>,
+    /// Sum of their capacities.
+    capacity: usize,
+}
+
+impl Pool {
+    /// The buffer used last among those with room for `bytes`, or else simply the one used last.
+    fn take(&mut self, bytes: usize) -> Option<Vec<u8>> {
+        let recent = self.buffers.iter().enumerate().rev().take(SEARCHED_MAX);
+        let fits = recent.filter(|(_, buffer)| buffer.capacity() >= bytes).map(|(at, _)| at).next();
+        let last = self.buffers.len().checked_sub(1)?;
+        let buffer = self.buffers.swap_remove(fits.unwrap_or(last));
+        self.capacity -= buffer.capacity();
+        Some(buffer)
+    }
+
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < POOLED_BUFFERS_MAX && self.capacity + buffer.capacity() <= POOLED_TOTAL_MAX {
+            buffer.clear();
+            self.capacity += buffer.capacity();
+            self.buffers.push(buffer);
+        }
+    }
 }
 
 /// Owned bytes: the input of a raw handler, the output of a raw call.
@@ -27,13 +58,18 @@ pub struct Buffer {
 impl Buffer {
     /// An empty buffer, recycled where one is at hand.
     pub fn new() -> Self {
-        let recycled = POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
+        Self::with_room(0)
+    }
+
+    /// An empty buffer, with room for `bytes` if one like that is at hand. Allocates nothing.
+    pub(crate) fn with_room(bytes: usize) -> Self {
+        let recycled = POOL.try_with(|pool| pool.borrow_mut().take(bytes)).ok().flatten();
         Self { bytes: recycled.unwrap_or_default(), start: 0 }
     }
 
     /// A buffer holding a copy of `bytes`.
     pub fn copy_from(bytes: &[u8]) -> Self {
-        let mut buffer = Self::new();
+        let mut buffer = Self::with_room(bytes.len());
         buffer.bytes.extend_from_slice(bytes);
         buffer
     }
@@ -63,15 +99,9 @@ impl Drop for Buffer {
         if capacity == 0 || capacity > POOLED_CAPACITY_MAX {
             return;
         }
-        let mut bytes = std::mem::take(&mut self.bytes);
+        let bytes = std::mem::take(&mut self.bytes);
         // A thread that is ending has no pool any more: the bytes are simply freed.
-        let _ = POOL.try_with(|pool| {
-            let mut pool = pool.borrow_mut();
-            if pool.len() < POOLED_BUFFERS_MAX {
-                bytes.clear();
-                pool.push(bytes);
-            }
-        });
+        let _ = POOL.try_with(|pool| pool.borrow_mut().give_back(bytes));
     }
 }
 
@@ -147,6 +177,25 @@ mod tests {
     fn a_large_buffer_is_not_kept() {
         drop(Buffer::from(vec![0; POOLED_CAPACITY_MAX + 1]));
         assert!(Buffer::new().vec_mut().capacity() <= POOLED_CAPACITY_MAX);
+    }
+
+    #[test]
+    fn a_buffer_that_is_large_enough_is_preferred() {
+        let small = Buffer::from(Vec::with_capacity(10));
+        let large = Buffer::from(Vec::with_capacity(10_000));
+        drop(large);
+        drop(small);
+        assert!(Buffer::with_room(5000).vec_mut().capacity() >= 5000);
+    }
+
+    #[test]
+    fn a_thread_keeps_a_bounded_number_of_bytes() {
+        let many: Vec<_> = (0..POOLED_BUFFERS_MAX).map(|_| Buffer::from(vec![0; POOLED_CAPACITY_MAX])).collect();
+        drop(many);
+        POOL.with_borrow(|pool| {
+            assert!(pool.capacity <= POOLED_TOTAL_MAX);
+            assert_eq!(pool.capacity, pool.buffers.iter().map(Vec::capacity).sum::<usize>());
+        });
     }
 
     #[test]

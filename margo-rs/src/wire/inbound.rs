@@ -119,7 +119,7 @@ struct Message {
     head: Option<RequestHead>,
     total: u64,
     received: u64,
-    bytes: Vec<u8>,
+    bytes: Buffer,
     /// Refused: counted, not kept.
     discard: bool,
     /// The last frame seen had the `MORE` flag.
@@ -134,7 +134,7 @@ impl Message {
     fn take(&mut self, bytes: &[u8]) {
         self.received += bytes.len() as u64;
         if !self.discard {
-            self.bytes.extend_from_slice(bytes);
+            self.bytes.vec_mut().extend_from_slice(bytes);
         }
     }
 }
@@ -157,8 +157,9 @@ impl Inbound {
         if message.discard || *missing < DIRECT_MIN {
             return None;
         }
-        message.bytes.reserve((*missing).min(RESERVE_STEP));
-        Some((&mut message.bytes, *missing))
+        let bytes = message.bytes.vec_mut();
+        bytes.reserve((*missing).min(RESERVE_STEP));
+        Some((bytes, *missing))
     }
 
     /// Says how many bytes were appended to what [`Inbound::direct`] returned.
@@ -341,7 +342,15 @@ impl Inbound {
             Some(total) => u64::from_le_bytes(*total),
             None => header.length as u64 - header.prefix_len() as u64,
         };
-        let mut message = Message { call, head, total, received: 0, bytes: Vec::new(), discard: false, more: chunked };
+        let mut message = Message {
+            call,
+            head,
+            total,
+            received: 0,
+            bytes: Buffer::with_room(total as usize),
+            discard: false,
+            more: chunked,
+        };
         if self.partial.contains_key(&(message.direction(), call)) {
             return Err(WireError::Chunk { call, what: "begun twice" });
         }
@@ -376,7 +385,7 @@ impl Inbound {
             return Ok(());
         }
         self.unclaim(message.total);
-        let payload = Payload::Owned(Buffer::from(message.bytes));
+        let payload = Payload::Owned(message.bytes);
         sink(match message.head {
             Some(head) => Event::Request(message.call, head, payload),
             None => Event::Response(message.call, payload),
