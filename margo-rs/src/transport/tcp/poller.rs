@@ -25,8 +25,8 @@ impl Poller {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         };
-        // Edge-triggered: each write wakes once, and nobody needs to read the counter.
-        epoll::add(&poller.epoll, &poller.wake, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
+        // Level-triggered: a wake-up stays until `wait` has seen it, even if others ask for readiness in between.
+        epoll::add(&poller.epoll, &poller.wake, EventData::new_u64(WAKE), EventFlags::IN)?;
         Ok(poller)
     }
 
@@ -52,15 +52,20 @@ impl Poller {
     /// Hands over the tokens of descriptors that became ready; blocks until there is one, a wake-up, or `until` has
     /// passed.
     pub(super) fn wait(&self, until: Option<Instant>, ready: impl FnMut(u64)) {
-        self.take(until.map(|until| until.saturating_duration_since(Instant::now())), ready)
+        if self.take(until.map(|until| until.saturating_duration_since(Instant::now())), ready) {
+            // Fails only if there is nothing to read.
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
     }
 
     /// Hands over the tokens of descriptors that are ready now.
     pub(super) fn take_ready(&self, ready: impl FnMut(u64)) {
-        self.take(Some(Duration::ZERO), ready)
+        self.take(Some(Duration::ZERO), ready);
     }
 
-    fn take(&self, timeout: Option<Duration>, mut ready: impl FnMut(u64)) {
+    /// Whether there was a wake-up among what is ready.
+    fn take(&self, timeout: Option<Duration>, mut ready: impl FnMut(u64)) -> bool {
+        let mut woken = false;
         const NOTHING: Event = Event { flags: EventFlags::empty(), data: EventData::new_u64(WAKE) };
         let mut events = [NOTHING; EVENTS_MAX];
         let timeout = timeout.map(|timeout| Timespec {
@@ -71,7 +76,9 @@ impl Poller {
             Ok(count) => {
                 for event in &events[..count] {
                     let token = event.data.u64();
-                    if token != WAKE {
+                    if token == WAKE {
+                        woken = true;
+                    } else {
                         ready(token);
                     }
                 }
@@ -79,5 +86,6 @@ impl Poller {
             Err(Errno::INTR) => {}
             Err(error) => tracing::error!(%error, "epoll failed"),
         }
+        woken
     }
 }
