@@ -40,8 +40,11 @@ pub(super) struct Arguments {
 /// Measures the floor of the case: the better of spinning without end and of giving the processor to others between
 /// two looks, which is slower unless others want it.
 pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    let polited = options.pin.is_some_and(|pins| pins.client == pins.server);
-    if polited || machine::processors() == 1 {
+    let shared = match options.pin {
+        Some(pins) => pins.client == pins.server,
+        None => machine::processors() == 1,
+    };
+    if shared {
         // Without giving way, each would use up its time slice before the other can answer.
         return measure_spinning(options, case, span, true);
     }

@@ -43,10 +43,10 @@ fn by_name<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error>
 }
 
 impl Report {
-    pub(super) fn new(options: &Options, rows: Vec<Row>) -> Self {
+    pub(super) fn new(options: &Options, machine: Machine, rows: Vec<Row>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            machine: Machine::here(),
+            machine,
             progress: options.progress,
             pin: options.pin,
             duration_s: options.duration.as_secs_f64(),
