@@ -79,7 +79,14 @@ pub(super) fn serve(arguments: &Arguments) -> Outcome {
     process::end_with_parent()?;
     let listener = process::announce(listen(arguments), |(_, address)| address.clone()).0;
     let (stream, _) = listener.accept()?;
-    let mut stream = ready(stream)?;
+    match echo(ready(stream)?, arguments) {
+        // The client closes in the middle of things.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Ok(()),
+        ended => Ok(ended?),
+    }
+}
+
+fn echo(mut stream: TcpStream, arguments: &Arguments) -> io::Result<()> {
     let mut waiting = Waiting::new(arguments.polite);
     let Arguments { frame, in_flight, .. } = *arguments;
     // Twice what can be in flight, so that there is always room behind it.
