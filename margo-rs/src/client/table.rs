@@ -21,7 +21,9 @@ struct Inner {
     free: Vec<u32>,
     /// Where the last search for a waiting call stopped.
     cursor: usize,
+    /// Calls without an outcome.
     in_flight: u32,
+    /// Bytes of their payloads.
     bytes: u64,
     state: State,
     /// Calls that wait until there is room, and connections that wait to come up.
@@ -95,7 +97,7 @@ impl CallTable {
             Some(index) => index,
             None => {
                 inner.slots.push(Slot { generation: 0, call: None });
-                // `max_in_flight` is a u32, so the index fits.
+                // There are not four thousand million of them: memory would end before.
                 (inner.slots.len() - 1) as u32
             }
         };
@@ -114,9 +116,7 @@ impl CallTable {
         };
         match entry.outcome.take() {
             Some(outcome) => {
-                let woken = inner.release(id);
-                drop(inner);
-                wake_all(woken);
+                inner.free(id);
                 Poll::Ready(outcome)
             }
             None => {
@@ -142,10 +142,13 @@ impl CallTable {
         }
         entry.outcome = Some(outcome());
         let waker = entry.waker.take();
+        let bytes = entry.bytes;
+        let woken = inner.make_room(1, bytes);
         drop(inner);
         if let Some(waker) = waker {
             waker.wake();
         }
+        wake_all(woken);
     }
 
     /// Forgets a call whose caller lost interest. `true` if it had no outcome yet.
@@ -153,7 +156,10 @@ impl CallTable {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry(id) else { return false };
         let was_waiting = entry.outcome.is_none();
-        let woken = inner.release(id);
+        let bytes = entry.bytes;
+        inner.free(id);
+        // One that has ended made room then: how long its caller takes to look is nothing to the peer.
+        let woken = if was_waiting { inner.make_room(1, bytes) } else { Vec::new() };
         drop(inner);
         wake_all(woken);
         was_waiting
@@ -182,12 +188,14 @@ impl CallTable {
         let mut expired = Vec::new();
         let mut next: Option<Instant> = None;
         let mut wakers = Vec::new();
+        let mut bytes = 0;
         let mut inner = self.inner.lock();
         for (index, slot) in inner.slots.iter_mut().enumerate() {
             let Some(entry) = slot.call.as_mut().filter(|entry| entry.outcome.is_none()) else { continue };
             if entry.deadline <= now {
                 entry.outcome = Some(Err(Box::new(CallError::DeadlineExceeded { after: entry.timeout })));
                 wakers.extend(entry.waker.take());
+                bytes += entry.bytes;
                 expired.push(CallId(u64::from(slot.generation) << 32 | index as u64));
             } else {
                 next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
@@ -201,6 +209,9 @@ impl CallTable {
             next = Some(next.map_or(*deadline, |next| next.min(*deadline)));
             true
         });
+        if !expired.is_empty() {
+            wakers.extend(inner.make_room(expired.len() as u32, bytes));
+        }
         drop(inner);
         wake_all(wakers);
         (expired, next)
@@ -227,6 +238,8 @@ impl CallTable {
                 woken.extend(entry.waker.take());
             }
         }
+        inner.in_flight = 0;
+        inner.bytes = 0;
         inner.state = State::Lost(Box::new(error));
         drop(inner);
         wake_all(woken);
@@ -251,7 +264,7 @@ impl CallTable {
         wake_all(woken);
     }
 
-    /// Payload bytes of the calls that have a slot.
+    /// Payload bytes of the calls in flight.
     pub(crate) fn bytes_in_flight(&self) -> u64 {
         self.inner.lock().bytes
     }
@@ -287,17 +300,23 @@ impl Inner {
         self.waiting.drain(..).map(|(waker, _)| waker).collect()
     }
 
-    /// Frees a slot that `entry` found. Returns who should ask for room again: one, or all once the link has gone half
-    /// idle, so that a wake-up that went to a caller who has left cannot stall the others.
-    fn release(&mut self, id: CallId) -> Vec<Waker> {
+    /// Frees a slot that `entry` found.
+    fn free(&mut self, id: CallId) {
         let index = (id.0 & 0xFFFF_FFFF) as usize;
         let slot = &mut self.slots[index];
         slot.generation = slot.generation.wrapping_add(1);
-        if let Some(entry) = slot.call.take() {
-            self.in_flight -= 1;
-            self.bytes -= entry.bytes;
-        }
+        slot.call = None;
         self.free.push(index as u32);
+    }
+
+    /// Counts ended calls out. Returns who should ask for room again: as many, or all once the link has gone half idle,
+    /// so that a wake-up that went to a caller who has left cannot stall the others.
+    fn make_room(&mut self, calls: u32, bytes: u64) -> Vec<Waker> {
+        self.in_flight -= calls;
+        self.bytes -= bytes;
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let half_idle = match &self.state {
             State::Up(limits) => self.in_flight <= limits.max_in_flight / 2,
             _ => true,
@@ -305,7 +324,8 @@ impl Inner {
         if half_idle {
             self.take_waiting()
         } else {
-            self.waiting.pop_front().map(|(waker, _)| waker).into_iter().collect()
+            let count = self.waiting.len().min(calls as usize);
+            self.waiting.drain(..count).map(|(waker, _)| waker).collect()
         }
     }
 }
