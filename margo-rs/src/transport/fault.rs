@@ -48,6 +48,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
+/// Largest payload that is sent twice, in bytes: pieces of two messages under one id would be mixed up.
+const DUPLICATED_MAX: usize = 16 * 1024;
+
 /// How probable each fault is, from 0 to 1, for each request, response and cancel that is sent. At most one happens
 /// to a message; the probabilities add up, and what exceeds 1 in sum never happens.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,7 +61,7 @@ pub struct Faults {
     pub delay: f64,
     /// Longest delay.
     pub delay_max: Duration,
-    /// It is sent twice.
+    /// It is sent twice, if it is at most 16 KiB long. Larger ones, which transports cut into pieces, pass as they are.
     pub duplicate: f64,
     /// A random number of bytes at its end is missing. A cancel, which has none, is sent as it is.
     pub truncate: f64,
@@ -258,6 +261,13 @@ impl Message {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Message::Request(_, _, payload) | Message::Response(_, payload) => payload.len(),
+            Message::Cancel(_) => 0,
+        }
+    }
+
     fn copy(&self) -> Self {
         match self {
             Message::Request(call, head, payload) => Message::Request(*call, *head, Buffer::copy_from(payload)),
@@ -435,13 +445,13 @@ impl FaultyLink {
         let Some(link) = self.inner.get() else { return };
         let injector = &self.injector;
         match injector.decide() {
-            Fate::Pass => message.send(&**link, flush),
             Fate::Drop => {}
             Fate::Delay(time) => self.held.hold(time, link.clone(), message),
-            Fate::Duplicate => {
+            Fate::Duplicate if message.len() <= DUPLICATED_MAX => {
                 message.copy().send(&**link, flush);
                 message.send(&**link, flush);
             }
+            Fate::Pass | Fate::Duplicate => message.send(&**link, flush),
             Fate::Truncate => message.map(|payload| injector.truncated(payload)).send(&**link, flush),
             Fate::Corrupt => message.map(|payload| injector.corrupted(payload)).send(&**link, flush),
             Fate::Disconnect => link.close("injected fault: disconnect"),

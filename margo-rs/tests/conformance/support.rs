@@ -1,0 +1,204 @@
+//! How the suite starts engines, and what all its tests use.
+
+use margo_rs::codec::Blob;
+use margo_rs::transport::fault::{Faults, Injector};
+use margo_rs::{Builder, Endpoint, Engine, Progress, ProviderId, Rpc, RpcId, Wait};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
+pub(crate) const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
+/// Answers as many bytes as asked for.
+pub(crate) const FETCH: Rpc<u64, Blob> = Rpc::new("fetch");
+/// Never answers.
+pub(crate) const HANG: Rpc<(), ()> = Rpc::new("hang");
+
+/// Long enough that no test waits for it unless something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// A way of starting engines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) name: &'static str,
+    /// What a server listens on.
+    pub(crate) address: &'static str,
+    pub(crate) progress: Progress,
+    /// A fault injector that injects nothing stands in between.
+    pub(crate) layered: bool,
+}
+
+const ADAPTIVE: Progress = Progress::Adaptive(Duration::from_micros(50));
+
+pub(crate) const TCP4: Setup =
+    Setup { name: "native+tcp over IPv4", address: "tcp://127.0.0.1", progress: ADAPTIVE, layered: false };
+pub(crate) const TCP6: Setup =
+    Setup { name: "native+tcp over IPv6", address: "tcp://[::1]", progress: ADAPTIVE, layered: false };
+pub(crate) const TCP_LAYERED: Setup = Setup { name: "native+tcp under an idle injector", layered: true, ..TCP4 };
+pub(crate) const TCP_BUSY: Setup = Setup { name: "native+tcp, busy", progress: Progress::Busy, ..TCP4 };
+pub(crate) const TCP_PARK: Setup = Setup { name: "native+tcp, parking", progress: Progress::Park, ..TCP4 };
+
+impl Setup {
+    /// Whether this machine can do it.
+    pub(crate) fn is_possible(&self) -> bool {
+        self.address != TCP6.address || std::net::TcpListener::bind("[::1]:0").is_ok()
+    }
+
+    fn prepare(&self, builder: Builder) -> Builder {
+        let builder = builder.progress(self.progress).default_timeout(LONG);
+        if self.layered { Injector::new(1, Faults::default()).layer(builder) } else { builder }
+    }
+
+    /// A server's builder. Its default pool has threads of its own, so that a test may block.
+    pub(crate) fn server(&self) -> Builder {
+        self.prepare(Engine::builder(self.address)).rpc_threads(2)
+    }
+
+    /// A client's builder.
+    pub(crate) fn client(&self) -> Builder {
+        self.prepare(Engine::builder(self.address.split("://").next().expect("never empty")))
+    }
+
+    /// A server with the handlers that most tests use.
+    pub(crate) fn serve(&self) -> Engine {
+        with_handlers(self.server().listen().wait().expect("listening works"))
+    }
+
+    /// A server, a client and the client's endpoint of the server.
+    pub(crate) fn pair(&self) -> Pair {
+        self.pair_of(self.server(), self.client())
+    }
+
+    /// As [`Setup::pair`], from builders.
+    pub(crate) fn pair_of(&self, server: Builder, client: Builder) -> Pair {
+        let server = with_handlers(server.listen().wait().expect("listening works"));
+        let client = client.connect().expect("a client starts");
+        let to = client.lookup(server.address()).wait().expect("the server is found");
+        Pair { server, client, to }
+    }
+}
+
+/// A server, a client, and the way from the one to the other.
+pub(crate) struct Pair {
+    pub(crate) server: Engine,
+    pub(crate) client: Engine,
+    pub(crate) to: Endpoint,
+}
+
+impl Pair {
+    /// Everything was given back, and calls still work.
+    pub(crate) fn assert_healthy(&self) {
+        assert_idle(&self.client);
+        assert_idle(&self.server);
+        assert_eq!(self.to.call(SUM, &(20, 22)).wait().expect("an honest call works"), 42);
+    }
+}
+
+pub(crate) fn with_handlers(engine: Engine) -> Engine {
+    engine.register(SUM, |_, (a, b)| async move { Ok(a + b) }).expect("free");
+    engine.register(ECHO, |_, blob| async move { Ok(blob) }).expect("free");
+    engine.register(FETCH, |_, size| async move { Ok(Blob(pattern(size as usize))) }).expect("free");
+    engine.register(HANG, |_, ()| std::future::pending()).expect("free");
+    engine
+}
+
+/// The id of an RPC without a provider.
+pub(crate) fn plain_id(name: &str) -> RpcId {
+    RpcId::new(name, ProviderId::DEFAULT)
+}
+
+/// Bytes that differ from their neighbours and from those of other sizes.
+pub(crate) fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|at| (at ^ (at >> 8) ^ size) as u8).collect()
+}
+
+/// Waits for something that comes about by itself, soon. The watchdog ends a wait in vain.
+pub(crate) fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The engine makes no calls and serves no requests, now or soon.
+pub(crate) fn assert_idle(engine: &Engine) {
+    eventually(|| engine.load().calls == 0 && engine.load().requests == 0);
+}
+
+/// A tokio runtime for the asynchronous tests.
+pub(crate) fn in_tokio<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime starts")
+        .block_on(future)
+}
+
+/// Runs a test under a watchdog that names it and ends the process if it hangs.
+pub(crate) fn watched(name: &str, setup: Setup, test: impl FnOnce(Setup)) {
+    if !setup.is_possible() {
+        println!("{name}: {} is not possible here", setup.name);
+        return;
+    }
+    let _watchdog = Watchdog::start(name);
+    test(setup);
+}
+
+/// Aborts the process when it is not dropped in time.
+pub(crate) struct Watchdog {
+    over: Arc<AtomicBool>,
+    thread: thread::Thread,
+}
+
+impl Watchdog {
+    pub(crate) fn start(name: &str) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (name, seen) = (name.to_owned(), over.clone());
+        let handle = thread::spawn(move || {
+            let end = Instant::now() + Duration::from_secs(120);
+            while !seen.load(Ordering::Acquire) {
+                let now = Instant::now();
+                if now >= end {
+                    eprintln!("test {name} hangs");
+                    std::process::abort();
+                }
+                thread::park_timeout(end - now);
+            }
+        });
+        Self { over, thread: handle.thread().clone() }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// Makes a test of each function for each setup.
+macro_rules! conformance {
+    ($($test:ident),* $(,)?) => {
+        $(mod $test {
+            use crate::support::*;
+
+            macro_rules! on {
+                ($setup:ident, $name:ident) => {
+                    #[test]
+                    fn $name() {
+                        watched(concat!(module_path!(), "::", stringify!($name)), $setup, super::$test);
+                    }
+                };
+            }
+
+            on!(TCP4, tcp4);
+            on!(TCP6, tcp6);
+            on!(TCP_LAYERED, tcp_layered);
+            on!(TCP_BUSY, tcp_busy);
+            on!(TCP_PARK, tcp_park);
+        })*
+    };
+}
+pub(crate) use conformance;
