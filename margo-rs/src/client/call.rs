@@ -184,7 +184,7 @@ impl RawCall {
             }
         }
         match &self.state {
-            State::InFlight(_) => self.poll_in_flight(cx),
+            State::InFlight(_) => self.poll_in_flight(cx, mode),
             State::Failed(_) => match std::mem::replace(&mut self.state, State::Over) {
                 State::Failed(error) => Poll::Ready(Err(error)),
                 _ => unreachable!("just matched"),
@@ -276,7 +276,7 @@ impl RawCall {
         Some(Poll::Pending)
     }
 
-    fn poll_in_flight(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll_in_flight(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Outcome> {
         let State::InFlight(call) = &mut self.state else { unreachable!("only called for a call in flight") };
         let core = self.peer.core();
         if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
@@ -287,7 +287,7 @@ impl RawCall {
         }
         call.leading = true;
         let deadline = self.deadline.unwrap_or_else(Instant::now);
-        match core.driver.lead(deadline, || call.link.calls.is_done(call.id)) {
+        match core.driver.lead(deadline, mode == Mode::Task, || call.link.calls.is_done(call.id)) {
             Led::Done => {}
             Led::Others => {
                 cx.waker().wake_by_ref();

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// How long a busy task leads before it lets its executor run others, timers among them.
+const BUSY_SLICE: Duration = Duration::from_micros(50);
 /// How often the progress thread looks whether callers still lead.
 const LEASE: Duration = Duration::from_millis(4);
 /// After this many waits in a row that outlasted the budget, callers park at once...
@@ -106,7 +108,7 @@ pub(crate) struct Driver {
 pub(crate) enum Led {
     /// What was waited for is there.
     Done,
-    /// Others' answers came in.
+    /// Others' answers came in, or their turn has come: lead on after them.
     Others,
     /// Nothing came within the budget, or leading is not possible here.
     GaveUp,
@@ -236,7 +238,9 @@ impl Driver {
     }
 
     /// Drives the transport as its leader until `done`, the deadline, or the end of the budget.
-    pub(crate) fn lead(&self, deadline: Instant, mut done: impl FnMut() -> bool) -> Led {
+    ///
+    /// With `by_slices` a budget without end is cut up: after each slice others of the executor get their turn.
+    pub(crate) fn lead(&self, deadline: Instant, by_slices: bool, mut done: impl FnMut() -> bool) -> Led {
         if self.is_polling_here() {
             return Led::GaveUp;
         }
@@ -265,6 +269,9 @@ impl Driver {
                     self.misses.store(misses + 1, Ordering::Relaxed);
                 }
                 return Led::GaveUp;
+            }
+            if by_slices && budget.is_none() && now - start >= BUSY_SLICE {
+                return Led::Others;
             }
             thread::yield_now();
         }
