@@ -178,8 +178,23 @@ impl Inbound {
     ///
     /// # Errors
     /// The peer broke the protocol; nothing more may be handed in.
-    pub fn handle(&mut self, mut data: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
-        while !data.is_empty() {
+    pub fn handle(&mut self, data: &[u8], sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
+        self.handle_while(data, sink, &|| true).map(|_| ())
+    }
+
+    /// As [`Inbound::handle`], for as long as `go_on` says so before each frame. Returns how many bytes were taken in;
+    /// the others are to be handed in again.
+    ///
+    /// # Errors
+    /// The peer broke the protocol; nothing more may be handed in.
+    pub fn handle_while(
+        &mut self,
+        mut data: &[u8],
+        sink: &mut dyn FnMut(Event<'_>),
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<usize, WireError> {
+        let all = data.len();
+        while !data.is_empty() && go_on() {
             if let Some((message, missing)) = self.body.as_mut() {
                 let (now, rest) = data.split_at(data.len().min(*missing));
                 message.take(now);
@@ -194,7 +209,7 @@ impl Inbound {
                 data = self.fill_stash(data, sink)?;
             }
         }
-        Ok(())
+        Ok(all - data.len())
     }
 
     /// Handles the frame that `data` starts with; what is not whole goes to the stash or begins a body.

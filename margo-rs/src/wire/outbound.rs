@@ -17,6 +17,8 @@ const BATCH_CAPACITY_KEPT: usize = 256 * 1024;
 pub struct Outbound {
     max_frame: usize,
     batch: Vec<u8>,
+    /// How much of `batch` is responses.
+    batch_responses: usize,
     large: VecDeque<Large>,
     /// Payload bytes of `large` that are not yet cut into a write.
     large_bytes: usize,
@@ -79,6 +81,7 @@ impl Outbound {
         Self {
             max_frame: max_frame as usize,
             batch: Vec::new(),
+            batch_responses: 0,
             large: VecDeque::new(),
             large_bytes: 0,
             in_write: None,
@@ -98,6 +101,15 @@ impl Outbound {
     /// Bytes queued and not yet given to a write.
     pub fn queued(&self) -> usize {
         self.batch.len() + self.large_bytes
+    }
+
+    /// Whether more than `max` bytes of responses are queued.
+    pub fn has_responses_beyond(&self, max: usize) -> bool {
+        // Looks at each message only if there is a reason to.
+        self.queued() > max && {
+            let large = self.large.iter().filter(|large| large.head.is_none());
+            self.batch_responses + large.map(|large| large.payload.len() - large.sent).sum::<usize>() > max
+        }
     }
 
     /// Whether nothing waits.
@@ -124,6 +136,7 @@ impl Outbound {
         }
         Header { length: payload.len() as u32, kind: Kind::Response, flags: 0, call }.encode(&mut self.batch);
         self.batch.extend_from_slice(&payload);
+        self.batch_responses += Header::LEN + payload.len();
     }
 
     /// Takes back a request: what is queued of it is dropped, and the peer is told.
@@ -156,6 +169,7 @@ impl Outbound {
             job.head = Vec::new();
         }
         std::mem::swap(&mut job.head, &mut self.batch);
+        self.batch_responses = 0;
         if let Some(large) = self.large.pop_front() {
             let end = self.cut(&large, &mut job.head);
             self.large_bytes -= end - large.sent;

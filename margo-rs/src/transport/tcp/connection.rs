@@ -52,6 +52,8 @@ pub(super) struct Connection {
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
     lost: OnceLock<String>,
+    /// Responses may have piled up: nothing more is handled before that was looked at.
+    overfull: AtomicBool,
 }
 
 struct Outbox {
@@ -75,6 +77,8 @@ enum Inbox {
     },
     Up {
         inbound: Inbound,
+        /// Read and not handled yet, because responses pile up.
+        rest: Vec<u8>,
         events: Arc<dyn LinkEvents>,
     },
     Closed,
@@ -121,6 +125,7 @@ impl Connection {
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
             listed: AtomicBool::new(false),
             lost: OnceLock::new(),
+            overfull: AtomicBool::new(false),
         })
     }
 
@@ -228,7 +233,12 @@ impl Connection {
                     }
                     Err(stop) => Err(stop),
                 },
-                Inbox::Up { inbound, events } => self.read_messages(inbound, &**events, scratch),
+                Inbox::Up { inbound, rest, events } => {
+                    if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
+                        return outcome;
+                    }
+                    self.read_messages(inbound, rest, &**events, scratch)
+                }
             };
             match result {
                 Ok(Received { count, emptied }) => {
@@ -257,6 +267,7 @@ impl Connection {
     fn read_messages(
         &self,
         inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
         events: &dyn LinkEvents,
         scratch: &mut [u8],
     ) -> Result<Received, Stop> {
@@ -272,6 +283,12 @@ impl Connection {
             Event::GoAway => events.on_go_away(),
         };
         let broken = |error: crate::wire::WireError| Stop::Failed(format!("protocol error: {error}"));
+        let go_on = || !self.overfull.load(Ordering::Relaxed);
+        if !rest.is_empty() {
+            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
+            rest.drain(..count);
+            return Ok(Received { count, emptied: false });
+        }
         if let Some((into, most)) = inbound.direct() {
             let before = into.len();
             // Appends what is there without clearing memory first; stops at `WouldBlock` and keeps what it has.
@@ -287,8 +304,13 @@ impl Connection {
             };
         }
         let received = self.receive(scratch)?;
-        inbound.handle(&scratch[..received.count], &mut sink).map_err(broken)?;
-        Ok(received)
+        let read = &scratch[..received.count];
+        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
+        if count == read.len() {
+            return Ok(received);
+        }
+        rest.extend_from_slice(&read[count..]);
+        Ok(Received { count: received.count, emptied: false })
     }
 
     fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
@@ -308,13 +330,17 @@ impl Connection {
     /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
     fn pause_reading(&self) -> bool {
         let mut outbox = self.outbox.lock();
-        outbox.reading_paused = outbox.queue.queued() > self.max_queued;
-        outbox.reading_paused && {
+        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
+        // both would wait for each other.
+        outbox.reading_paused = outbox.queue.has_responses_beyond(self.max_queued);
+        if outbox.reading_paused {
             drop(outbox);
             // What is queued may be only what this very poll answered: try to get rid of it first.
             self.flush();
-            self.outbox.lock().reading_paused
+            outbox = self.outbox.lock();
         }
+        self.overfull.store(outbox.reading_paused, Ordering::Release);
+        outbox.reading_paused
     }
 
     /// The handshake is complete.
@@ -340,7 +366,7 @@ impl Connection {
         };
         events.on_up(&link, limits);
         self.flush();
-        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()), events })
+        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()), rest: Vec::new(), events })
     }
 
     /// Writes what is queued until the socket is full.
@@ -378,7 +404,7 @@ impl Connection {
         outbox.writing = false;
         if outbox.reading_paused
             && let Some(shared) = self.shared.upgrade()
-            && outbox.queue.queued() <= self.max_queued / 2
+            && !outbox.queue.has_responses_beyond(self.max_queued / 2)
         {
             outbox.reading_paused = false;
             drop(outbox);
@@ -497,7 +523,12 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        self.outbox.lock().queue.response(call.0, payload);
+        let mut outbox = self.outbox.lock();
+        outbox.queue.response(call.0, payload);
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
+        drop(outbox);
         self.schedule(flush);
     }
 
