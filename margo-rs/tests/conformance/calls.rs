@@ -19,6 +19,7 @@ conformance! {
     many_tasks_share_one_endpoint,
     a_started_call_runs_before_it_is_awaited,
     small_calls_pass_while_large_ones_are_under_way,
+    large_calls_both_ways_do_not_stop_each_other,
     calls_to_self_work_as_others_do,
     fire_and_forget_requests_arrive,
     raw_bytes_pass_unchanged,
@@ -216,6 +217,18 @@ fn small_calls_pass_while_large_ones_are_under_way(setup: Setup) {
     }
     for call in large {
         assert!(call.wait().unwrap().0 == pattern(8 << 20));
+    }
+    pair.assert_healthy();
+}
+
+/// More is on its way in both directions than either side queues for a slow peer.
+fn large_calls_both_ways_do_not_stop_each_other(setup: Setup) {
+    let small = |limits: &mut margo_rs::Limits| limits.max_queued = 1 << 20;
+    let pair = setup.pair_of(setup.server().limits(small), setup.client().limits(small));
+    let large = Blob(pattern(12 << 20));
+    let calls: Vec<_> = (0..8).map(|_| pair.to.call(ECHO, &large).start()).collect();
+    for call in calls {
+        assert!(call.wait().unwrap() == large);
     }
     pair.assert_healthy();
 }

@@ -29,6 +29,9 @@ conformance! {
     the_server_knows_the_callers_deadline,
     a_late_answer_reaches_nobody,
     a_cancelled_wait_for_room_leaves_room_to_others,
+    a_call_leaves_its_executor_to_others,
+    a_cancel_that_comes_before_a_blocking_handler_begins_is_seen,
+    fire_and_forget_outlives_its_sender,
 }
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -370,4 +373,70 @@ fn a_cancelled_wait_for_room_leaves_room_to_others(setup: Setup) {
         call.wait().unwrap();
     }
     pair.assert_healthy();
+}
+
+/// However progress is made, a task that waits for a call must not hold up the timers and tasks around it.
+fn a_call_leaves_its_executor_to_others(setup: Setup) {
+    let pair = setup.pair();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let hanging = tokio::spawn(pair.to.call(HANG, &()));
+        assert!(tokio::time::timeout(SHORT, pair.to.call(HANG, &())).await.is_err());
+        tokio::time::sleep(SHORT).await;
+        hanging.abort();
+        assert!(hanging.await.is_err());
+    });
+    pair.assert_healthy();
+}
+
+fn a_cancel_that_comes_before_a_blocking_handler_begins_is_seen(setup: Setup) {
+    let pair = setup.pair();
+    let (go, gate) = mpsc::channel::<()>();
+    let (began, seen) = mpsc::channel();
+    let gate = std::sync::Mutex::new(gate);
+    let block: Rpc<(), ()> = Rpc::new("block");
+    pair.server
+        .register_blocking(block, move |request, ()| {
+            began.send(()).unwrap();
+            gate.lock().unwrap().recv().unwrap();
+            // Asks only now, long after the cancel.
+            request.cancelled().wait();
+            assert!(request.is_cancelled());
+            Ok(())
+        })
+        .unwrap();
+    let call = pair.to.call(block, &()).start();
+    seen.recv().unwrap();
+    drop(call);
+    // The server has seen the cancel when it answers what was sent after it.
+    assert_eq!(pair.to.call(SUM, &(1, 2)).wait().unwrap(), 3);
+    go.send(()).unwrap();
+    pair.assert_healthy();
+}
+
+/// Nobody waits for it, so it does not end with whoever sent it.
+fn fire_and_forget_outlives_its_sender(setup: Setup) {
+    const LOG: Rpc<u32, ()> = Rpc::new("log").disable_response();
+    let Pair { server, client, to } = setup.pair();
+    let (tell, told) = mpsc::channel();
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let open = gate.clone();
+    server
+        .register(LOG, move |_, n| {
+            let (tell, gate) = (tell.clone(), gate.clone());
+            async move {
+                tell.send(n)?;
+                gate.notified().await;
+                tell.send(n + 1)?;
+                Ok(())
+            }
+        })
+        .unwrap();
+    to.call(LOG, &7).wait().unwrap();
+    assert_eq!(told.recv().unwrap(), 7);
+    drop((to, client));
+    eventually(|| server.load().links == 0);
+    open.notify_one();
+    assert_eq!(told.recv().unwrap(), 8);
+    assert_idle(&server);
 }
