@@ -1,0 +1,213 @@
+//! Whole processes that are killed, stopped and left alone.
+//!
+//! The test binary starts itself again, with what to be in an environment variable.
+
+use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "MARGO_RS_TEST_ROLE";
+const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
+const HANG: Rpc<(), ()> = Rpc::new("hang");
+const LONG: Duration = Duration::from_secs(100);
+
+/// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
+fn watchdog(name: &'static str) {
+    thread::spawn(move || {
+        thread::sleep(LONG + Duration::from_secs(20));
+        eprintln!("test {name} hangs");
+        std::process::abort();
+    });
+}
+
+fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn serve() -> Engine {
+    let server = Engine::listen("tcp://127.0.0.1").wait().unwrap();
+    server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
+    server.register(HANG, |_, ()| std::future::pending()).unwrap();
+    server
+}
+
+/// Not a test of its own: what a process that a test starts does.
+#[test]
+fn role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    // Whatever becomes of the test, its processes end.
+    watchdog("role");
+    let say = |text: &str| {
+        println!("\nsays {text}");
+        std::io::stdout().flush().unwrap();
+    };
+    let role: Vec<&str> = role.split(' ').collect();
+    match role[..] {
+        ["serve"] => {
+            let server = serve();
+            say(server.address().as_str());
+            server.wait().wait();
+        }
+        ["hang", address, count] => {
+            let client = Engine::connect("tcp").unwrap();
+            let to = client.lookup(address).wait().unwrap();
+            let calls: Vec<_> = (0..count.parse().unwrap()).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
+            say("started");
+            calls.into_iter().for_each(|call| drop(call.wait()));
+        }
+        ["idle", address] => {
+            let client = Engine::connect("tcp").unwrap();
+            let to = client.lookup(address).wait().unwrap();
+            for n in 0..100 {
+                // Deadlines that will have passed when it is watched, and then must not be in anybody's way.
+                assert_eq!(to.call(SUM, &(n, 1)).timeout(Duration::from_millis(200)).wait().unwrap(), n + 1);
+            }
+            say("idle");
+            thread::sleep(LONG);
+        }
+        _ => panic!("no such role"),
+    }
+    std::process::exit(0);
+}
+
+/// A process in a role, killed when it is dropped.
+struct Process {
+    child: Child,
+    says: String,
+}
+
+impl Process {
+    fn start(role: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let says = lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
+        // The pipe stays open as long as the process.
+        thread::spawn(move || lines.for_each(drop));
+        Self { child, says }
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The sum over all threads of how often they slept of their own accord, and the processor time in ticks.
+    fn activity(&self) -> (u64, u64) {
+        let (mut switches, mut ticks) = (0, 0);
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
+            let path = task.unwrap().path();
+            let status = std::fs::read_to_string(path.join("status")).unwrap();
+            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+            switches += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+            let stat = std::fs::read_to_string(path.join("stat")).unwrap();
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        }
+        (switches, ticks)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn reach(process: &Process) -> (Engine, Endpoint) {
+    let client = Engine::connect("tcp").unwrap();
+    let to = client.lookup(&process.says).wait().unwrap();
+    (client, to)
+}
+
+#[test]
+fn a_killed_server_fails_every_outstanding_call_at_once() {
+    watchdog("a_killed_server_fails_every_outstanding_call_at_once");
+    let mut server = Process::start("serve");
+    let (client, to) = reach(&server);
+    let calls: Vec<_> = (0..200).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
+    // Some threads are blocked in the middle of it.
+    let blocked: Vec<_> = (0..8)
+        .map(|_| {
+            let to = to.clone();
+            thread::spawn(move || to.call(HANG, &()).timeout(LONG).wait())
+        })
+        .collect();
+    assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
+    eventually(|| client.load().calls == 208);
+    server.child.kill().unwrap();
+    server.child.wait().unwrap();
+    let outcomes = calls.into_iter().map(|call| call.wait()).chain(blocked.into_iter().map(|it| it.join().unwrap()));
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, CallError::ConnectionLost { .. }), "{error:?}");
+        assert_eq!(error.blame(), Blame::Network);
+    }
+    assert!(matches!(to.call(SUM, &(1, 2)).wait(), Err(CallError::Unreachable(_))));
+    assert_eq!(client.load().calls, 0);
+}
+
+#[test]
+fn requests_of_a_killed_client_are_cancelled() {
+    watchdog("requests_of_a_killed_client_are_cancelled");
+    let server = serve();
+    let mut client = Process::start(&format!("hang {} 100", server.address()));
+    eventually(|| server.load().requests == 100);
+    client.child.kill().unwrap();
+    client.child.wait().unwrap();
+    eventually(|| server.load().requests == 0);
+    eventually(|| server.load().links == 0);
+}
+
+#[test]
+fn calls_to_a_stopped_server_end_at_their_deadlines() {
+    watchdog("calls_to_a_stopped_server_end_at_their_deadlines");
+    let server = Process::start("serve");
+    let (client, to) = reach(&server);
+    assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
+    server.signal("STOP");
+    let after = Duration::from_millis(50);
+    let calls: Vec<_> = (0..50).map(|n| to.call(SUM, &(n, 1)).timeout(after).start()).collect();
+    for call in calls {
+        let error = call.wait().unwrap_err();
+        assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error:?}");
+    }
+    assert_eq!(client.load().calls, 0);
+    // It goes on as if nothing had been; answers that come late reach nobody.
+    server.signal("CONT");
+    for n in 0..20 {
+        assert_eq!(to.call(SUM, &(n, 5)).wait().unwrap(), n + 5);
+    }
+}
+
+#[test]
+fn idle_processes_never_wake_up() {
+    watchdog("idle_processes_never_wake_up");
+    let server = Process::start("serve");
+    let client = Process::start(&format!("idle {}", server.says));
+    for (name, process) in [("client", &client), ("server", &server)] {
+        // Settled: a second without a change. A machine that is busy may take a while.
+        let begun = Instant::now();
+        let mut before = process.activity();
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let now = process.activity();
+            if now == before {
+                break;
+            }
+            assert!(begun.elapsed() < LONG / 4, "the {name} does not settle: {before:?} {now:?}");
+            before = now;
+        }
+        thread::sleep(Duration::from_secs(2));
+        assert_eq!(process.activity(), before, "the idle {name} woke up");
+    }
+}
