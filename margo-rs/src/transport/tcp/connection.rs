@@ -52,6 +52,8 @@ pub(super) struct Connection {
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
     lost: OnceLock<String>,
+    /// The peer has closed its side: no further edge tells of the end that stands behind the last bytes.
+    hangup: AtomicBool,
     /// Responses may have piled up: nothing more is handled before that was looked at.
     overfull: AtomicBool,
 }
@@ -125,6 +127,7 @@ impl Connection {
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
             listed: AtomicBool::new(false),
             lost: OnceLock::new(),
+            hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
         })
     }
@@ -152,7 +155,10 @@ impl Connection {
     }
 
     /// Takes notice of readiness: connects on, writes on, reads. Called by the polling thread only.
-    pub(super) fn handle_ready(&self, scratch: &mut [u8]) -> ReadOutcome {
+    pub(super) fn handle_ready(&self, hangup: bool, scratch: &mut [u8]) -> ReadOutcome {
+        if hangup {
+            self.hangup.store(true, Ordering::Release);
+        }
         if self.phase.load(Ordering::Acquire) == phase::CONNECTING && !self.finish_connecting() {
             return ReadOutcome::Nothing;
         }
@@ -244,7 +250,7 @@ impl Connection {
                 Ok(Received { count, emptied }) => {
                     taken += count;
                     outcome = ReadOutcome::Drained;
-                    if emptied {
+                    if emptied && !self.hangup.load(Ordering::Acquire) {
                         return outcome;
                     }
                     if taken >= READ_QUANTUM {

@@ -8,7 +8,7 @@ mod location;
 mod poller;
 
 use self::connection::{Connection, ReadOutcome};
-use self::poller::Poller;
+use self::poller::{HANGUP, Poller};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
@@ -353,12 +353,13 @@ impl Shared {
         let mut progress = false;
         let mut others = false;
         for token in ready.drain(..) {
+            let (token, hangup) = (token & !HANGUP, token & HANGUP != 0);
             if token == LISTENER {
                 progress |= self.accept();
                 continue;
             }
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            let outcome = connection.handle_ready(&mut polling.scratch);
+            let outcome = connection.handle_ready(hangup, &mut polling.scratch);
             if outcome == ReadOutcome::MoreToCome {
                 self.ready.lock().push(token);
             }

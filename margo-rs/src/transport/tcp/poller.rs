@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Readiness events taken at a time.
 const EVENTS_MAX: usize = 256;
+/// Added to a token whose peer has closed its side, or whose connection failed.
+pub(super) const HANGUP: u64 = 1 << 63;
 /// Token of the wake-up descriptor.
 const WAKE: u64 = 0;
 
@@ -79,7 +81,9 @@ impl Poller {
                     if token == WAKE {
                         woken = true;
                     } else {
-                        ready(token);
+                        let flags = event.flags;
+                        let over = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+                        ready(if over { token | HANGUP } else { token });
                     }
                 }
             }
