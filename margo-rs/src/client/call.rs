@@ -4,7 +4,7 @@ use super::peer::Peer;
 use super::table::{Begin, Outcome};
 use crate::buffer::Buffer;
 use crate::codec::{self, EncodeError};
-use crate::engine::{Led, LinkState, RESPONSE_HEADER, block_on};
+use crate::engine::{Lead, Led, LinkState, RESPONSE_HEADER, block_on, is_polling_anywhere};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::limits::deadline_after;
 use crate::rpc::RpcId;
@@ -47,7 +47,8 @@ impl<Out: DeserializeOwned> Call<Out> {
         Self { raw: self.raw.timeout(timeout), ..self }
     }
 
-    /// Sends the request now; the answer is awaited later. Errors show when it is.
+    /// Sends the request now, if the connection stands and the server's limits leave room, or else when the call is
+    /// first polled. The answer is awaited later; errors show then.
     pub fn start(self) -> Self {
         Self { raw: self.raw.start(), ..self }
     }
@@ -95,7 +96,8 @@ pub struct RawCall {
 
 enum State {
     Unsent(Buffer),
-    Failed(Box<CallError>),
+    /// The outcome is known and nobody has asked for it yet.
+    Ready(Outcome),
     InFlight(InFlight),
     Over,
 }
@@ -104,7 +106,7 @@ struct InFlight {
     link: Arc<LinkState>,
     id: CallId,
     /// It is this call's turn to drive the transport.
-    leading: bool,
+    leading: Option<Lead>,
     /// The task has been woken once for others to make their calls.
     probed: bool,
 }
@@ -129,7 +131,7 @@ impl RawCall {
         payload.vec_mut().extend_from_slice(&current_rpc().as_u64().to_le_bytes());
         let state = match encode(payload.vec_mut()) {
             Ok(()) => State::Unsent(payload),
-            Err(source) => State::Failed(Box::new(CallError::Encode { rpc, source })),
+            Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, source }))),
         };
         let timeout = peer.core().limits.default_timeout;
         Self { peer, rpc, one_way, timeout, deadline: None, state }
@@ -141,11 +143,14 @@ impl RawCall {
         self
     }
 
-    /// Sends the request now; the answer is awaited later. Errors show when it is.
+    /// Sends the request now, if the connection stands and the server's limits leave room, or else when the call is
+    /// first polled. The answer is awaited later; errors show then.
     pub fn start(mut self) -> Self {
         let noop = std::task::Waker::noop();
-        if let Poll::Ready(Err(error)) = self.poll_in(&mut Context::from_waker(noop), Mode::Start) {
-            self.state = State::Failed(error);
+        if let State::Unsent(_) = self.state
+            && let Poll::Ready(outcome) = self.poll_in(&mut Context::from_waker(noop), Mode::Start)
+        {
+            self.state = State::Ready(outcome);
         }
         self
     }
@@ -159,7 +164,7 @@ impl RawCall {
     }
 
     fn wait_in_place(&mut self) -> Result<Buffer, CallError> {
-        if self.peer.core().driver.is_polling_here() {
+        if is_polling_anywhere() {
             return Err(CallError::WouldDeadlock);
         }
         let outcome = block_on(|cx| self.poll_in(cx, Mode::Blocking));
@@ -185,8 +190,8 @@ impl RawCall {
         }
         match &self.state {
             State::InFlight(_) => self.poll_in_flight(cx, mode),
-            State::Failed(_) => match std::mem::replace(&mut self.state, State::Over) {
-                State::Failed(error) => Poll::Ready(Err(error)),
+            State::Ready(_) => match std::mem::replace(&mut self.state, State::Over) {
+                State::Ready(outcome) => Poll::Ready(outcome),
                 _ => unreachable!("just matched"),
             },
             State::Unsent(_) | State::Over => panic!("call polled after it was done"),
@@ -245,7 +250,10 @@ impl RawCall {
         let others = core.driver.call_starts(deadline);
         let now = others == 0 || mode != Mode::Task || core.driver.should_flush(others + 1);
         transport.request(id, head, payload, self.flush(now));
-        self.state = State::InFlight(InFlight { link, id, leading: false, probed: false });
+        if !now {
+            core.driver.call_queued();
+        }
+        self.state = State::InFlight(InFlight { link, id, leading: None, probed: false });
         Poll::Ready(Ok(if others == 0 { Sent::Alone } else { Sent::AmongOthers }))
     }
 
@@ -269,7 +277,7 @@ impl RawCall {
             cx.waker().wake_by_ref();
         } else {
             call.leading = driver.elect();
-            if call.leading {
+            if call.leading.is_some() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -282,20 +290,21 @@ impl RawCall {
         if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
             return Poll::Ready(self.finish(outcome));
         }
-        if call.link.is_local() || !(call.leading || core.driver.elect()) {
+        if call.link.is_local() {
             return Poll::Pending;
         }
-        call.leading = true;
+        call.leading = call.leading.filter(|lead| core.driver.is_led_by(*lead)).or_else(|| core.driver.elect());
+        let Some(lead) = call.leading else { return Poll::Pending };
         let deadline = self.deadline.unwrap_or_else(Instant::now);
-        match core.driver.lead(deadline, mode == Mode::Task, || call.link.calls.is_done(call.id)) {
+        match core.driver.lead(deadline, mode == Mode::Blocking, || call.link.calls.is_done(call.id)) {
             Led::Done => {}
             Led::Others => {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             Led::GaveUp => {
-                call.leading = false;
-                core.driver.hand_over();
+                call.leading = None;
+                core.driver.hand_over(lead);
             }
         }
         match call.link.calls.poll(call.id, cx.waker()) {
@@ -315,10 +324,8 @@ impl RawCall {
     fn leave(&self, call: InFlight) {
         let core = self.peer.core();
         core.driver.call_ends();
-        if !call.leading {
-            return;
-        }
-        core.driver.step_back();
+        let Some(lead) = call.leading else { return };
+        core.driver.step_back(lead);
         // Looked at only now: a call that started before and was not elected counts already.
         if core.driver.outstanding() > 0 {
             core.pass_lead_on(&call.link);

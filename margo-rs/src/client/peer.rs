@@ -15,15 +15,36 @@ pub(crate) struct Peer {
 
 enum Route {
     /// We open links as needed: a lost one is replaced at the next call.
-    Dialed(Mutex<Option<Arc<LinkState>>>),
+    Dialed(Mutex<Dialed>),
     /// The peer opened the link; when it is gone, so is the way back.
     Given(Arc<LinkState>),
+}
+
+#[derive(Default)]
+struct Dialed {
+    current: Option<Arc<LinkState>>,
+    /// Links whose peer takes no new requests, while calls are still in flight on them.
+    retired: Vec<Arc<LinkState>>,
+}
+
+impl Dialed {
+    /// Puts a link aside that takes no new calls, and closes those that have none left.
+    fn retire_current(&mut self) {
+        self.retired.extend(self.current.take());
+        self.retired.retain(|link| {
+            let busy = link.calls.in_flight() > 0;
+            if !busy {
+                link.close("no longer used");
+            }
+            busy
+        });
+    }
 }
 
 impl Peer {
     /// A peer that is connected to when it is first used.
     pub(crate) fn dialed(core: Arc<Core>, address: Address) -> Self {
-        Self { core, address, route: Route::Dialed(Mutex::new(None)) }
+        Self { core, address, route: Route::Dialed(Mutex::default()) }
     }
 
     /// The other end of a link that exists.
@@ -43,7 +64,7 @@ impl Peer {
     pub(crate) fn wake_waiting(&self) {
         let link = match &self.route {
             Route::Given(link) => Some(link.clone()),
-            Route::Dialed(current) => current.lock().clone(),
+            Route::Dialed(dialed) => dialed.lock().current.clone(),
         };
         if let Some(link) = link {
             link.calls.wake_waiting();
@@ -52,14 +73,15 @@ impl Peer {
 
     /// The link for the next call; a new one is begun if there is none or it ends.
     pub(crate) fn link(&self) -> Result<Arc<LinkState>, Box<CallError>> {
-        let current = match &self.route {
+        let dialed = match &self.route {
             Route::Given(link) => return Ok(link.clone()),
-            Route::Dialed(current) => current,
+            Route::Dialed(dialed) => dialed,
         };
-        let mut current = current.lock();
-        if let Some(link) = current.as_ref().filter(|link| !link.is_ending()) {
+        let mut dialed = dialed.lock();
+        if let Some(link) = dialed.current.as_ref().filter(|link| !link.is_ending()) {
             return Ok(link.clone());
         }
+        dialed.retire_current();
         if !self.core.is_running() {
             return Err(Box::new(CallError::ShutDown));
         }
@@ -70,7 +92,12 @@ impl Peer {
             .connect(&self.address, state.clone())
             .map_err(|error| Box::new(CallError::Unreachable(error)))?;
         state.attach(link);
-        *current = Some(state.clone());
+        if !self.core.is_running() {
+            // The engine may have closed all links just before this one.
+            state.close("the engine was shut down");
+            return Err(Box::new(CallError::ShutDown));
+        }
+        dialed.current = Some(state.clone());
         Ok(state)
     }
 }
@@ -78,10 +105,11 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         // Nobody can make calls over it any more, and none are in flight: they hold the peer.
-        if let Route::Dialed(current) = &mut self.route
-            && let Some(link) = current.get_mut().take()
-        {
-            link.close("no longer used");
+        if let Route::Dialed(dialed) = &mut self.route {
+            let dialed = dialed.get_mut();
+            for link in dialed.current.take().into_iter().chain(dialed.retired.drain(..)) {
+                link.close("no longer used");
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ impl CallTable {
             }
         };
         let slot = &mut inner.slots[index as usize];
-        slot.call = Some(Entry { deadline, timeout, bytes, waker: Some(waker.clone()), outcome: None });
+        slot.call = Some(Entry { deadline, timeout, bytes, waker: keep(waker), outcome: None });
         inner.in_flight += 1;
         inner.bytes += bytes;
         Begin::Id(CallId(u64::from(slot.generation) << 32 | u64::from(index)))
@@ -121,7 +121,7 @@ impl CallTable {
             }
             None => {
                 if !entry.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                    entry.waker = Some(waker.clone());
+                    entry.waker = keep(waker);
                 }
                 Poll::Pending
             }
@@ -269,8 +269,8 @@ impl CallTable {
         self.inner.lock().bytes
     }
 
-    #[cfg(test)]
-    fn in_flight(&self) -> usize {
+    /// Calls that have a slot.
+    pub(crate) fn in_flight(&self) -> usize {
         self.inner.lock().in_flight as usize
     }
 }
@@ -285,14 +285,11 @@ impl Inner {
     }
 
     fn wait(&mut self, waker: &Waker, deadline: Instant) {
-        if waker.will_wake(Waker::noop()) {
-            // Nobody to wake: a call that was started asks again when it is awaited.
-            return;
-        }
+        let Some(waker) = keep(waker) else { return };
         match self.waiting.back_mut() {
             // One task may wait for several calls.
-            Some((last, earliest)) if last.will_wake(waker) => *earliest = deadline.min(*earliest),
-            _ => self.waiting.push_back((waker.clone(), deadline)),
+            Some((last, earliest)) if last.will_wake(&waker) => *earliest = deadline.min(*earliest),
+            _ => self.waiting.push_back((waker, deadline)),
         }
     }
 
@@ -328,6 +325,11 @@ impl Inner {
             self.waiting.drain(..count).map(|(waker, _)| waker).collect()
         }
     }
+}
+
+/// The waker to remember: none for a call that was started and is not awaited yet, which asks again when it is.
+fn keep(waker: &Waker) -> Option<Waker> {
+    (!waker.will_wake(Waker::noop())).then(|| waker.clone())
 }
 
 fn wake_all(wakers: impl IntoIterator<Item = Waker>) {

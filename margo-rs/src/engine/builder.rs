@@ -14,6 +14,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
+/// Smallest limit on messages that makes sense, in bytes.
+const MESSAGE_LIMIT_MIN: u64 = 64;
+
 type Layer = Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send>;
 type AcceptorLayer = Box<dyn FnOnce(Arc<dyn Acceptor>) -> Arc<dyn Acceptor> + Send>;
 
@@ -61,8 +64,8 @@ impl Builder {
     }
 
     /// Gives the default pool `threads` threads of its own (at least one). Without this and
-    /// [`Builder::runtime`], it is the tokio runtime in which the engine is started, or else as many threads as there
-    /// are processors.
+    /// [`Builder::runtime`], it is the multi-threaded tokio runtime in which the engine is started, or else as many
+    /// threads as there are processors. Blocking handlers run on further threads, up to tokio's limit of 512.
     pub fn rpc_threads(mut self, threads: usize) -> Self {
         self.rpc_threads = Some(threads);
         self
@@ -128,6 +131,7 @@ impl Builder {
     }
 
     fn start(self, address: Address, listening: bool, default: Pool) -> Result<Engine, ListenError> {
+        check_limits(&self.limits)?;
         let named = self.pools.iter().map(|(name, threads)| Pool::with_threads(name, *threads)).collect();
         let pools = Pools::new(default, named)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
@@ -177,6 +181,33 @@ impl Core {
         let core: Weak<Core> = Arc::downgrade(&self);
         self.driver.run(move |now| core.upgrade().and_then(|core| core.expire(now)));
     }
+}
+
+/// Limits under which nothing would work are a mistake.
+fn check_limits(limits: &Limits) -> Result<(), ListenError> {
+    let at_least_one = [
+        ("max_in_flight", limits.max_in_flight as u64),
+        ("max_in_flight_total", limits.max_in_flight_total as u64),
+        ("max_connections", limits.max_connections as u64),
+    ];
+    for (name, limit) in at_least_one {
+        if limit == 0 {
+            return Err(ListenError::Option(format!("{name} is 0, so that nothing could be served")));
+        }
+    }
+    let at_least_a_message = [
+        ("max_message", limits.max_message),
+        ("max_bytes", limits.max_bytes),
+        ("max_bytes_total", limits.max_bytes_total),
+    ];
+    for (name, limit) in at_least_a_message {
+        if limit < MESSAGE_LIMIT_MIN {
+            return Err(ListenError::Option(format!(
+                "{name} is {limit}; it must be at least {MESSAGE_LIMIT_MIN} bytes"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// # Errors

@@ -109,11 +109,18 @@ impl Lifecycle {
     }
 
     pub(crate) fn push_prefinalize(&self, callback: Callback) {
-        self.inner.lock().prefinalize.push(callback);
+        let mut inner = self.inner.lock();
+        // After the end nobody would run it, and what it holds would never go.
+        if !self.has_ended() {
+            inner.prefinalize.push(callback);
+        }
     }
 
     pub(crate) fn push_finalize(&self, callback: Callback) {
-        self.inner.lock().finalize.push(callback);
+        let mut inner = self.inner.lock();
+        if !self.has_ended() {
+            inner.finalize.push(callback);
+        }
     }
 
     pub(crate) fn allow_remote_shutdown(&self, guard: Guard) {
@@ -209,7 +216,7 @@ impl Core {
     /// Ends without waiting, when nobody holds the engine any more.
     pub(crate) fn abandon(self: &Arc<Self>) {
         let state = &self.lifecycle.state;
-        if state.compare_exchange(RUNNING, DRAINING, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if state.compare_exchange(RUNNING, PREFINALIZING, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return;
         }
         self.lifecycle.run(|inner| inner.prefinalize.pop());
@@ -225,6 +232,8 @@ impl Core {
         self.transport.close();
         self.driver.stop();
         self.registry.clear();
+        // What the guard and callbacks hold may hold the engine.
+        self.lifecycle.remote_shutdown.lock().take();
         self.lifecycle.run(|inner| inner.finalize.pop());
         let waiting = {
             let mut inner = self.lifecycle.inner.lock();

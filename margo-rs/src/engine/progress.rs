@@ -12,13 +12,12 @@
 use crate::transport::{Polled, Transport};
 use parking_lot::{Condvar, Mutex};
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a busy task leads before it lets its executor run others, timers among them.
-const BUSY_SLICE: Duration = Duration::from_micros(50);
 /// How often the progress thread looks whether callers still lead.
 const LEASE: Duration = Duration::from_millis(4);
 /// After this many waits in a row that outlasted the budget, callers park at once...
@@ -26,6 +25,8 @@ const MISSES_MAX: u32 = 8;
 /// ...except that every so many calls one tries again.
 const RETRY_EVERY: u32 = 16;
 
+/// A task leads at most this long at a time, so that others of its executor run.
+const TASK_BUDGET: Duration = Duration::from_micros(50);
 /// Fewer calls than this are not worth a system call while others are about to follow.
 const BATCH_MIN: usize = 16;
 
@@ -67,6 +68,15 @@ thread_local! {
     static PROGRESS_THREAD: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Whether this thread is inside the transport of any engine: whoever waits here waits for himself.
+pub(crate) fn is_polling_anywhere() -> bool {
+    POLLING.get() != 0
+}
+
+/// The right to drive the transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lead(u64);
+
 /// Tells drivers apart without holding on to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DriverKey(usize);
@@ -87,8 +97,9 @@ pub(crate) struct Driver {
     outstanding: AtomicUsize,
     /// Calls queued since the transport was last polled.
     unflushed: AtomicUsize,
-    /// A caller leads, or has been woken to lead.
-    led: AtomicBool,
+    /// The [`Lead`] of the caller that leads, or has been woken to lead; 0 if none does.
+    led: AtomicU64,
+    next_lead: AtomicU64,
     /// Grows with each time a caller led.
     leads: AtomicU64,
     /// The leader gave up: the progress thread must not wait for the lease.
@@ -122,7 +133,8 @@ impl Driver {
             listening,
             outstanding: AtomicUsize::new(0),
             unflushed: AtomicUsize::new(0),
-            led: AtomicBool::new(false),
+            led: AtomicU64::new(0),
+            next_lead: AtomicU64::new(1),
             leads: AtomicU64::new(0),
             handed_over: AtomicBool::new(false),
             misses: AtomicU32::new(0),
@@ -185,8 +197,15 @@ impl Driver {
     pub(crate) fn should_flush(&self, outstanding: usize) -> bool {
         let unflushed = self.unflushed.load(Ordering::Relaxed) + 1;
         let now = unflushed >= BATCH_MIN && unflushed * 2 >= outstanding;
-        self.unflushed.store(if now { 0 } else { unflushed }, Ordering::Relaxed);
+        if now {
+            self.unflushed.store(0, Ordering::Relaxed);
+        }
         now
+    }
+
+    /// A call was queued for the next poll.
+    pub(crate) fn call_queued(&self) {
+        self.unflushed.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Makes sure that `expire` is called at the deadline. What expires must be findable before this.
@@ -214,21 +233,32 @@ impl Driver {
     }
 
     /// Makes the caller the leader, if nobody is and leading is possible here.
-    pub(crate) fn elect(&self) -> bool {
-        !self.is_polling_here()
-            && !self.led.load(Ordering::Relaxed)
-            && self.led.compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+    pub(crate) fn elect(&self) -> Option<Lead> {
+        if is_polling_anywhere() || self.led.load(Ordering::SeqCst) != 0 {
+            return None;
+        }
+        let lead = self.next_lead.fetch_add(1, Ordering::Relaxed);
+        self.led.compare_exchange(0, lead, Ordering::SeqCst, Ordering::SeqCst).ok().map(|_| Lead(lead))
     }
 
-    /// The leader steps back because its own wait is over, and nobody else waits.
-    pub(crate) fn step_back(&self) {
-        self.led.store(false, Ordering::SeqCst);
+    /// Whether the lead was not taken away because its holder did nothing with it.
+    pub(crate) fn is_led_by(&self, lead: Lead) -> bool {
+        self.led.load(Ordering::SeqCst) == lead.0
+    }
+
+    /// The leader steps back because its own wait is over.
+    pub(crate) fn step_back(&self, lead: Lead) {
+        let _ = self.led.compare_exchange(lead.0, 0, Ordering::SeqCst, Ordering::SeqCst);
+        // A call may have been queued after the last poll, by a caller that left its sending to this leader.
+        if self.unflushed.load(Ordering::SeqCst) > 0 {
+            self.transport.unpark();
+        }
     }
 
     /// The leader steps back and the progress thread takes over now.
-    pub(crate) fn hand_over(&self) {
+    pub(crate) fn hand_over(&self, lead: Lead) {
         self.handed_over.store(true, Ordering::SeqCst);
-        self.led.store(false, Ordering::SeqCst);
+        self.step_back(lead);
         // The thread may be about to wait: with the lock it either has seen the change or gets the signal.
         drop(self.lease.lock());
         self.lease_ends.notify_one();
@@ -237,18 +267,17 @@ impl Driver {
         }
     }
 
-    /// Drives the transport as its leader until `done`, the deadline, or the end of the budget.
-    ///
-    /// With `by_slices` a budget without end is cut up: after each slice others of the executor get their turn.
-    pub(crate) fn lead(&self, deadline: Instant, by_slices: bool, mut done: impl FnMut() -> bool) -> Led {
-        if self.is_polling_here() {
+    /// Drives the transport as its leader until `done`, the deadline, or the end of the budget. A caller that may not
+    /// `block` its thread is let go after a short time whatever the budget is.
+    pub(crate) fn lead(&self, deadline: Instant, block: bool, mut done: impl FnMut() -> bool) -> Led {
+        if is_polling_anywhere() {
             return Led::GaveUp;
         }
         let misses = self.misses.load(Ordering::Relaxed);
         let mut budget = self.progress.budget();
         if misses >= MISSES_MAX && budget.is_some() {
-            self.misses
-                .store(if misses >= MISSES_MAX + RETRY_EVERY { MISSES_MAX - 1 } else { misses + 1 }, Ordering::Relaxed);
+            let next = if misses >= MISSES_MAX + RETRY_EVERY { MISSES_MAX - 1 } else { misses + 1 };
+            self.misses.store(next, Ordering::Relaxed);
             budget = Some(Duration::ZERO);
         }
         self.leads.fetch_add(1, Ordering::Release);
@@ -270,7 +299,7 @@ impl Driver {
                 }
                 return Led::GaveUp;
             }
-            if by_slices && budget.is_none() && now - start >= BUSY_SLICE {
+            if !block && now - start >= TASK_BUDGET {
                 return Led::Others;
             }
             thread::yield_now();
@@ -297,26 +326,31 @@ impl Driver {
         PROGRESS_THREAD.set(self.key().0);
         let mut seen = self.leads.load(Ordering::Acquire);
         while !self.stopped.load(Ordering::SeqCst) {
-            let leads = self.leads.load(Ordering::Acquire);
             let handed_over = self.handed_over.swap(false, Ordering::SeqCst);
-            if !self.listening && !handed_over && (leads != seen || self.led.load(Ordering::SeqCst)) {
+            let leads = self.leads.load(Ordering::Acquire);
+            let led = self.led.load(Ordering::SeqCst);
+            if !self.listening && !handed_over && (leads != seen || led != 0) {
                 if leads == seen {
-                    // Somebody leads and has not been polled for a whole lease.
-                    self.poll(Instant::now());
+                    // Somebody is to lead and has not been polled for a whole lease: others must not wait for that.
+                    let _ = self.led.compare_exchange(led, 0, Ordering::SeqCst, Ordering::SeqCst);
+                } else {
+                    seen = leads;
+                    let mut lease = self.lease.lock();
+                    if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
+                        self.lease_ends.wait_for(&mut lease, LEASE);
+                    }
+                    drop(lease);
+                    self.expire_if_due(&expire);
+                    continue;
                 }
-                seen = leads;
-                let mut lease = self.lease.lock();
-                if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
-                    self.lease_ends.wait_for(&mut lease, LEASE);
-                }
-                drop(lease);
-                self.expire_if_due(&expire);
-                continue;
             }
             seen = leads;
-            self.serve(seen);
+            // A panic of user code in a callback (a waker, a drop) must not end the service of all others.
+            if catch_unwind(AssertUnwindSafe(|| self.serve(seen))).is_err() {
+                tracing::error!("a callback panicked on the progress thread");
+            }
             self.expire_if_due(&expire);
-            if self.stopped.load(Ordering::SeqCst) || (!self.listening && self.led.load(Ordering::SeqCst)) {
+            if self.stopped.load(Ordering::SeqCst) || (!self.listening && self.led.load(Ordering::SeqCst) != 0) {
                 continue;
             }
             if self.progress == Progress::Busy && (self.listening || self.outstanding() > 0) {
@@ -337,7 +371,8 @@ impl Driver {
         let mut now = Instant::now();
         loop {
             if self.stopped.load(Ordering::SeqCst)
-                || (!self.listening && (self.led.load(Ordering::SeqCst) || self.leads.load(Ordering::Acquire) != seen))
+                || (!self.listening
+                    && (self.led.load(Ordering::SeqCst) != 0 || self.leads.load(Ordering::Acquire) != seen))
             {
                 return;
             }

@@ -1,5 +1,6 @@
 //! Blocking on a future without a runtime.
 
+use super::is_polling_anywhere;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -14,7 +15,14 @@ use std::thread::{self, Thread};
 /// Not for use inside an asynchronous handler: there it would stop the thread that makes progress.
 pub trait Wait: Future + Sized {
     /// The future's result.
+    ///
+    /// # Panics
+    /// On a thread that is making progress for an engine, as in an asynchronous handler: it would wait for itself.
     fn wait(self) -> Self::Output {
+        assert!(
+            !is_polling_anywhere(),
+            "blocking wait inside an asynchronous handler: await, or register it as blocking"
+        );
         let mut future = pin!(self);
         block_on(|cx| future.as_mut().poll(cx))
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 /// A handler's future on its way to a pool.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -29,9 +29,13 @@ enum Kind {
 }
 
 impl Pool {
-    /// The runtime that the calling thread runs in, if any.
+    /// The runtime that the calling thread runs in, if there is one that runs by itself: handlers on a single-threaded
+    /// one would stand still whenever its thread does something else.
     pub(crate) fn ambient(name: &str) -> Option<Self> {
         let handle = Handle::try_current().ok()?;
+        if handle.runtime_flavor() == RuntimeFlavor::CurrentThread {
+            return None;
+        }
         Some(Self(Arc::new(Inner { name: name.to_owned(), kind: Kind::Ambient(handle) })))
     }
 

@@ -21,7 +21,7 @@
 //! let (mut answered, mut lost) = (0, 0);
 //! for _ in 0..20 {
 //!     match endpoint.call(SUM, &(1, 2)).timeout(Duration::from_millis(20)).wait() {
-//!         Ok(sum) => answered += i32::from(sum == 3),
+//!         Ok(sum) => answered += u64::from(sum == 3),
 //!         Err(_) => lost += 1,
 //!     }
 //! }
