@@ -8,8 +8,8 @@ const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// Bounds on what peers may make an engine hold, and the times it waits.
 ///
 /// The first three are stated to each peer in the handshake: an engine of this crate slows its callers down before it
-/// would pass them. A peer that passes them all the same is told `Overloaded` when it reaches about twice as much: the
-/// margin is for requests that were cancelled and are not put away yet.
+/// would pass them. A peer that passes them all the same is told `Overloaded` when it reaches twice as much, or 1024
+/// requests more if that is higher: the margin is for requests that were cancelled and are not put away yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
@@ -47,7 +47,7 @@ impl Limits {
     /// handler here may need a moment to end: that must not look like a peer that ignores the limit.
     pub(crate) fn requests_borne(&self) -> usize {
         let stated = self.max_in_flight as usize;
-        stated + stated.max(64)
+        stated + stated.max(1024)
     }
 
     /// As [`Limits::requests_borne`], in bytes. One message may be larger than what is stated, if it comes alone.

@@ -248,7 +248,8 @@ fn a_peer_that_leaves_after_its_hello_leaves_nothing() {
 #[test]
 fn every_wrong_frame_costs_its_sender_the_connection() {
     let scene = Scene::new("every_wrong_frame_costs_its_sender_the_connection");
-    let chunked = |call, total, first: &[u8]| frame(Kind::Request, Header::MORE, call, &body("keep", Some(total), first));
+    let chunked =
+        |call, total, first: &[u8]| frame(Kind::Request, Header::MORE, call, &body("keep", Some(total), first));
     let mut unknown_kind = request(1, "sum", &[0; 16]);
     unknown_kind[4] = 200;
     let mut reserved = request(1, "sum", &[0; 16]);
@@ -453,12 +454,13 @@ fn frames_about_nothing_are_ignored() {
 fn a_peer_that_ignores_the_limits_is_told_overloaded() {
     let scene = Scene::new("a_peer_that_ignores_the_limits_is_told_overloaded");
     let mut raw = scene.greet();
-    for call in 0..500 {
+    // 64 are stated, 1024 more are borne.
+    for call in 0..3000 {
         raw.send(&request(call, "hang", &[]));
     }
     let (_, answer) = raw.read_response();
     assert_eq!(status(&answer), 8);
-    assert!(scene.server.load().requests < 200);
+    assert!(scene.server.load().requests < 1200);
     drop(raw);
     eventually(|| scene.server.load().requests <= 1);
     // Bytes: 4 MiB are stated, twice as many are borne.

@@ -204,3 +204,31 @@ fn go_away_and_cancel_of_a_small_request_reach_the_peer() {
     let seen = receive(&mut inbound(), &drain(&mut outbound, usize::MAX), usize::MAX);
     assert_eq!(seen, [Seen::Request(1, false, vec![1; 10]), Seen::Cancel(1), Seen::GoAway]);
 }
+
+#[test]
+fn a_queue_forgotten_during_a_write_stays_empty() {
+    let mut outbound = Outbound::new(FRAME);
+    outbound.request(1, head(false), vec![1; 1 << 20].into());
+    let mut job = WriteJob::default();
+    assert!(outbound.next_write(&mut job));
+    outbound.clear();
+    let length = job.slices().concat().len();
+    job.advance(length);
+    outbound.written(&mut job);
+    assert!(outbound.is_empty() && outbound.queued() == 0);
+    assert!(!outbound.next_write(&mut job));
+}
+
+#[test]
+fn requests_do_not_count_as_responses_that_pile_up() {
+    let mut outbound = Outbound::new(FRAME);
+    outbound.request(1, head(false), vec![1; 1 << 20].into());
+    outbound.request(2, head(false), vec![1; 10_000].into());
+    assert!(!outbound.has_responses_beyond(1000));
+    outbound.response(3, vec![1; 900].into());
+    assert!(!outbound.has_responses_beyond(1000));
+    outbound.response(4, vec![1; 20_000].into());
+    assert!(outbound.has_responses_beyond(20_000) && !outbound.has_responses_beyond(21_000));
+    drain(&mut outbound, usize::MAX);
+    assert!(!outbound.has_responses_beyond(0));
+}

@@ -54,7 +54,9 @@ fn storm(setup: Setup, seed: u64, faults: Faults, check: impl Fn(&Ended)) {
                         let timeout = Duration::from_millis(60);
                         let n = task * 1000 + n;
                         all.push(match n % 4 {
-                            0 | 1 => ended(to.call(SUM, &(n as i64, 1)).timeout(timeout).await, |sum| sum == n as i64 + 1),
+                            0 | 1 => {
+                                ended(to.call(SUM, &(n as i64, 1)).timeout(timeout).await, |sum| sum == n as i64 + 1)
+                            }
                             2 => ended(to.call(SLOW, &n).timeout(timeout).await, |got| got == n + 1),
                             _ => {
                                 let size = (n as usize * 7919) % 400_000;
@@ -81,8 +83,17 @@ fn storm(setup: Setup, seed: u64, faults: Faults, check: impl Fn(&Ended)) {
     });
     for injector in &both {
         let injected = injector.injected();
-        assert!(injected.passed < injected.passed + injected.dropped + injected.delayed + injected.duplicated
-            + injected.truncated + injected.corrupted + injected.disconnected, "nothing happened: {injected:?}");
+        assert!(
+            injected.passed
+                < injected.passed
+                    + injected.dropped
+                    + injected.delayed
+                    + injected.duplicated
+                    + injected.truncated
+                    + injected.corrupted
+                    + injected.disconnected,
+            "nothing happened: {injected:?}"
+        );
         injector.set(Faults::default());
     }
     pair.assert_healthy();

@@ -151,14 +151,18 @@ fn a_panic_reaches_the_caller_and_the_server_lives(setup: Setup) {
     let blocking: Rpc<(), ()> = Rpc::new("explode blocking");
     pair.server.register_blocking(blocking, |_, ()| panic!("on a blocking thread")).unwrap();
     let deferred: Rpc<(), ()> = Rpc::new("explode deferred");
-    pair.server.register_deferred(deferred, |_, (), responder| async move {
-        let _held = responder;
-        panic!("with a responder")
-    }).unwrap();
-    pair.server.register_raw("explode raw", ProviderId::DEFAULT, |_, _, responder| async move {
-        let _held = responder;
-        panic!("raw")
-    }).unwrap();
+    pair.server
+        .register_deferred(deferred, |_, (), responder| async move {
+            let _held = responder;
+            panic!("with a responder")
+        })
+        .unwrap();
+    pair.server
+        .register_raw("explode raw", ProviderId::DEFAULT, |_, _, responder| async move {
+            let _held = responder;
+            panic!("raw")
+        })
+        .unwrap();
     let me = pair.server.lookup(pair.server.address()).wait().unwrap();
     for to in [&pair.to, &me] {
         let mut outcomes: Vec<_> = (0..3).map(|when| to.call(explode, &when).wait()).collect();
@@ -217,18 +221,22 @@ fn the_parent_rpc_is_carried_on(setup: Setup) {
     let later: Rpc<(), u64> = Rpc::new("after an await");
     let blocking: Rpc<(), u64> = Rpc::new("blocking");
     let on = to.clone();
-    middle.register(direct, move |_, ()| {
-        let call = on.call(parent, &());
-        async move { Ok(call.await?) }
-    }).unwrap();
+    middle
+        .register(direct, move |_, ()| {
+            let call = on.call(parent, &());
+            async move { Ok(call.await?) }
+        })
+        .unwrap();
     let on = to.clone();
-    middle.register(later, move |_, ()| {
-        let on = on.clone();
-        async move {
-            tokio::task::yield_now().await;
-            Ok(on.call(parent, &()).await?)
-        }
-    }).unwrap();
+    middle
+        .register(later, move |_, ()| {
+            let on = on.clone();
+            async move {
+                tokio::task::yield_now().await;
+                Ok(on.call(parent, &()).await?)
+            }
+        })
+        .unwrap();
     let provider = middle.provider(7.into());
     let on = to.clone();
     provider.register_blocking(blocking, move |_, ()| Ok(on.call(parent, &()).wait()?)).unwrap();
@@ -249,20 +257,24 @@ fn handlers_call_other_servers(setup: Setup) {
     let front = setup.serve();
     let to = front.lookup(pair.server.address()).wait().unwrap();
     // With the very engine that serves the request.
-    front.register(twice, move |_, n| {
-        let to = to.clone();
-        async move { Ok(to.call(SUM, &(n, n)).await?) }
-    }).unwrap();
+    front
+        .register(twice, move |_, n| {
+            let to = to.clone();
+            async move { Ok(to.call(SUM, &(n, n)).await?) }
+        })
+        .unwrap();
     let blocking: Rpc<i64, i64> = Rpc::new("twice, blocking");
     let to = front.lookup(pair.server.address()).wait().unwrap();
     front.register_blocking(blocking, move |_, n| Ok(to.call(SUM, &(n, n)).wait()?)).unwrap();
     // And itself.
     let own: Rpc<i64, i64> = Rpc::new("twice, by itself");
     let me = front.lookup(front.address()).wait().unwrap();
-    front.register(own, move |_, n| {
-        let me = me.clone();
-        async move { Ok(me.call(SUM, &(n, n)).await?) }
-    }).unwrap();
+    front
+        .register(own, move |_, n| {
+            let me = me.clone();
+            async move { Ok(me.call(SUM, &(n, n)).await?) }
+        })
+        .unwrap();
     let front_endpoint = pair.client.lookup(front.address()).wait().unwrap();
     for rpc in [twice, blocking, own] {
         for n in 0..20 {

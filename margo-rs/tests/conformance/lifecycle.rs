@@ -244,6 +244,7 @@ fn an_ended_engine_refuses_everything(setup: Setup) {
     assert!(matches!(pair.server.lookup(pair.server.address()).wait(), Err(ConnectError::ShutDown)));
     let other: Rpc<(), ()> = Rpc::new("other");
     assert_eq!(pair.server.register(other, |_, ()| async { Ok(()) }), Err(RegisterError::ShutDown));
+    eventually(|| pair.client.load().links == 0);
     assert!(matches!(pair.to.call(SUM, &(1, 2)).wait(), Err(CallError::Unreachable(_))));
     // Only its link to itself is left, which `me` holds.
     assert_eq!(pair.server.load().links, 1);

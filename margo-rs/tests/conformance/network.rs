@@ -51,7 +51,12 @@ fn a_restarted_server_is_reached_again(setup: Setup) {
     for round in 0..3 {
         pair.server.shutdown().wait();
         let again = with_handlers(
-            Engine::builder(&address).progress(setup.progress).rpc_threads(1).listen().wait().expect("the port is free"),
+            Engine::builder(&address)
+                .progress(setup.progress)
+                .rpc_threads(1)
+                .listen()
+                .wait()
+                .expect("the port is free"),
         );
         assert_eq!(again.address(), &address);
         // A call that is made before the client knows that its connection is gone fails with it.
