@@ -12,6 +12,10 @@ const LIMITS: InboundLimits =
 
 fn check(event: Event<'_>) {
     let length = match event {
+        Event::ResponseBegins(call, wanted) => {
+            *wanted = call & 1 == 0;
+            0
+        }
         Event::Request(_, _, payload) | Event::Response(_, payload) => payload.bytes().len(),
         _ => 0,
     };

@@ -33,10 +33,12 @@ fn write_all(outbound: &mut Outbound, job: &mut WriteJob, mut write: impl FnMut(
 
 fn receive(inbound: &mut Inbound, bytes: &[u8]) -> usize {
     let mut received = 0;
-    let sink = &mut |event: Event<'_>| {
-        if let Event::Request(_, _, payload) | Event::Response(_, payload) = event {
+    let sink = &mut |event: Event<'_>| match event {
+        Event::ResponseBegins(_, wanted) => *wanted = true,
+        Event::Request(_, _, payload) | Event::Response(_, payload) => {
             received += black_box(payload.bytes()).len();
         }
+        _ => {}
     };
     inbound.handle(bytes, sink).expect("well-formed frames");
     received

@@ -37,8 +37,7 @@ fn tree() -> impl Strategy<Value = Tree> {
     let leaf = prop_oneof![Just(Tree::Nothing), any::<String>().prop_map(Tree::Leaf)];
     leaf.prop_recursive(6, 48, 4, |inner| {
         prop_oneof![
-            (inner.clone(), inner.clone())
-                .prop_map(|(left, right)| Tree::Fork(Box::new(left), Box::new(right))),
+            (inner.clone(), inner.clone()).prop_map(|(left, right)| Tree::Fork(Box::new(left), Box::new(right))),
             (any::<u64>(), vec(inner, 0..4)).prop_map(|(id, children)| Tree::Node { id, children }),
         ]
     })
@@ -54,29 +53,9 @@ fn record() -> impl Strategy<Value = Record> {
         btree_map(any::<String>(), any::<Option<u16>>(), 0..5),
         tree(),
     )
-        .prop_map(
-            |(
-                (numbers, ratio, flag, letter, name),
-                c_name,
-                digest,
-                blob,
-                samples,
-                attributes,
-                tree,
-            )| Record {
-                numbers,
-                ratio,
-                flag,
-                letter,
-                name,
-                c_name,
-                digest,
-                blob,
-                samples,
-                attributes,
-                tree,
-            },
-        )
+        .prop_map(|((numbers, ratio, flag, letter, name), c_name, digest, blob, samples, attributes, tree)| {
+            Record { numbers, ratio, flag, letter, name, c_name, digest, blob, samples, attributes, tree }
+        })
 }
 
 /// Decodes what may be anything. What decodes must encode, and decode again to the same.
@@ -112,13 +91,7 @@ where
 {
     for end in 0..bytes.len() {
         let error = codec::from_slice::<T>(&bytes[..end]).expect_err("cut short");
-        assert!(
-            matches!(
-                error,
-                DecodeError::Truncated { .. } | DecodeError::Count { .. }
-            ),
-            "cut at {end}: {error}"
-        );
+        assert!(matches!(error, DecodeError::Truncated { .. } | DecodeError::Count { .. }), "cut at {end}: {error}");
     }
 }
 

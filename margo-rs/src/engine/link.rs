@@ -204,6 +204,10 @@ impl LinkEvents for LinkState {
         }
     }
 
+    fn expects(&self, call: CallId) -> bool {
+        !self.calls.is_done(call)
+    }
+
     fn on_response(&self, call: CallId, payload: Payload<'_>) {
         self.calls.complete(call, || Ok(payload.into_buffer()));
     }

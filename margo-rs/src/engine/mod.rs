@@ -395,6 +395,11 @@ impl LinkEvents for Nobody {
 
     fn on_request(&self, _: CallId, _: RequestHead, _: Payload<'_>) {}
     fn on_request_refused(&self, _: CallId, _: RequestHead, _: Refusal) {}
+
+    fn expects(&self, _: CallId) -> bool {
+        false
+    }
+
     fn on_response(&self, _: CallId, _: Payload<'_>) {}
     fn on_refused(&self, _: CallId, _: Refusal) {}
     fn on_cancel(&self, _: CallId) {}

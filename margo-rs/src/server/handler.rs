@@ -19,6 +19,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+/// Arguments up to this size are decoded on the progress thread, in bytes.
+const INLINE_PAYLOAD_MAX: usize = 72 * 1024;
+
 thread_local! {
     /// The RPC whose handler this thread runs: the parent of the calls it makes.
     static CURRENT_RPC: Cell<RpcId> = const { Cell::new(NO_PARENT) };
@@ -43,19 +46,26 @@ fn within_rpc<T>(rpc: RpcId, work: impl FnOnce() -> T) -> T {
 
 /// What a handler makes of a request.
 enum Work {
-    /// It is answered.
+    /// It is answered, or its responder has been given away.
     Done,
     Future(Task),
-    Blocking(Box<dyn FnOnce() + Send>),
 }
 
 /// What a handler of any kind comes down to.
 type Start = dyn Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync;
 
 /// A handler of any kind.
-pub(crate) struct Handler(Box<Start>);
+pub(crate) struct Handler {
+    start: Box<Start>,
+    /// `start` blocks until the request is answered.
+    blocking: bool,
+}
 
 impl Handler {
+    fn starting(start: impl Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync + 'static) -> Self {
+        Self { start: Box::new(start), blocking: false }
+    }
+
     pub(crate) fn future<In, Out, F, Fut>(handler: F) -> Self
     where
         In: DeserializeOwned + Send + 'static,
@@ -63,11 +73,11 @@ impl Handler {
         F: Fn(Request, In) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
     {
-        Self(Box::new(move |request, responder, payload| {
+        Self::starting(move |request, responder, payload| {
             let Some((args, responder)) = decode(responder, &payload) else { return Work::Done };
             let result = handler(request, args);
             Work::Future(Box::pin(async move { answer(responder, result.await) }))
-        }))
+        })
     }
 
     pub(crate) fn blocking<In, Out, F>(handler: F) -> Self
@@ -76,12 +86,13 @@ impl Handler {
         Out: Serialize + Send + 'static,
         F: Fn(Request, In) -> Result<Out, HandlerError> + Send + Sync + 'static,
     {
-        let handler = Arc::new(handler);
-        Self(Box::new(move |request, responder, payload| {
-            let Some((args, responder)) = decode(responder, &payload) else { return Work::Done };
-            let handler = handler.clone();
-            Work::Blocking(Box::new(move || answer(responder, handler(request, args))))
-        }))
+        let start = move |request: Request, responder: RawResponder, payload: Payload<'_>| {
+            if let Some((args, responder)) = decode(responder, &payload) {
+                answer(responder, handler(request, args));
+            }
+            Work::Done
+        };
+        Self { start: Box::new(start), blocking: true }
     }
 
     pub(crate) fn deferred<In, Out, F, Fut>(handler: F) -> Self
@@ -91,10 +102,10 @@ impl Handler {
         F: Fn(Request, In, Responder<Out>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        Self(Box::new(move |request, responder, payload| {
+        Self::starting(move |request, responder, payload| {
             let Some((args, responder)) = decode(responder, &payload) else { return Work::Done };
             Work::Future(Box::pin(handler(request, args, Responder::new(responder))))
-        }))
+        })
     }
 
     pub(crate) fn raw<F, Fut>(handler: F) -> Self
@@ -102,11 +113,11 @@ impl Handler {
         F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        Self(Box::new(move |request, responder, payload| {
+        Self::starting(move |request, responder, payload| {
             let mut input = payload.into_buffer();
             input.skip(crate::engine::REQUEST_HEADER);
             Work::Future(Box::pin(handler(request, input, responder)))
-        }))
+        })
     }
 }
 
@@ -151,7 +162,8 @@ impl Registration {
         Self { name: name.to_owned(), id: RpcId::new(name, provider), response_disabled, handler, pool }
     }
 
-    /// Runs the handler on a request.
+    /// Runs the handler on a request: right here if this is the progress thread and the request small, or else in its
+    /// pool, where its arguments are decoded too.
     pub(crate) fn dispatch(
         self: &Arc<Self>,
         core: &Core,
@@ -160,46 +172,69 @@ impl Registration {
         payload: Payload<'_>,
     ) {
         let in_flight = request.in_flight().clone();
-        // A panic drops the responder, which answers.
-        let work =
-            catch_unwind(AssertUnwindSafe(|| within_rpc(self.id, || (self.handler.0)(request, responder, payload))));
-        let future = match work {
-            Ok(Work::Future(future)) => future,
-            Ok(Work::Done) => return,
-            Ok(Work::Blocking(work)) => {
-                in_flight.make_cancellable();
-                let this = self.clone();
-                let work = move || {
-                    if in_flight.is_cancelled() {
-                        return;
-                    }
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| within_rpc(this.id, work))) {
-                        report_panic(&this.name, panic);
-                    }
-                };
-                return self.pool.as_ref().unwrap_or(core.pools.default()).spawn_blocking(Box::new(work));
-            }
-            Err(panic) => return report_panic(&self.name, panic),
-        };
-        let is_local = in_flight.link().is_local();
-        let mut task = HandlerTask { registration: self.clone(), future: Some(future), in_flight, cancellable: false };
-        let pool = match &self.pool {
-            Some(pool) => pool,
-            None => {
-                let here = core.is_listening() && core.driver.is_progress_thread() && !is_local;
-                if here && Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-                    if !task.in_flight.is_settled() {
-                        // Somebody holds the responder, and wants to know when the caller is gone.
-                        task.in_flight.make_cancellable();
-                    }
-                    return;
+        let here = self.pool.is_none()
+            && !self.handler.blocking
+            && payload.bytes().len() <= INLINE_PAYLOAD_MAX
+            && core.is_listening()
+            && core.driver.is_progress_thread()
+            && !in_flight.link().is_local();
+        if here {
+            return self.run_here(core, in_flight, request, responder, payload);
+        }
+        in_flight.make_cancellable();
+        let pool = self.pool.as_ref().unwrap_or(core.pools.default());
+        let payload = payload.into_buffer();
+        let this = self.clone();
+        if self.handler.blocking {
+            pool.spawn_blocking(Box::new(move || {
+                if !in_flight.is_cancelled() {
+                    this.start(request, responder, Payload::Owned(payload));
                 }
-                core.pools.default()
+            }));
+            return;
+        }
+        let future = Box::pin(async move {
+            if let Work::Future(future) = this.start(request, responder, Payload::Owned(payload)) {
+                future.await;
+            }
+        });
+        let registration = self.clone();
+        pool.spawn(Box::pin(HandlerTask { registration, future: Some(future), in_flight, cancellable: true }));
+    }
+
+    fn run_here(
+        self: &Arc<Self>,
+        core: &Core,
+        in_flight: Arc<InFlight>,
+        request: Request,
+        responder: RawResponder,
+        payload: Payload<'_>,
+    ) {
+        let mut task = match self.start(request, responder, payload) {
+            Work::Done => HandlerTask { registration: self.clone(), future: None, in_flight, cancellable: false },
+            Work::Future(future) => {
+                HandlerTask { registration: self.clone(), future: Some(future), in_flight, cancellable: false }
             }
         };
+        let done = Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        if done && task.in_flight.is_settled() {
+            return;
+        }
+        // If it is done, somebody holds the responder, and wants to know when the caller is gone.
         task.in_flight.make_cancellable();
-        task.cancellable = true;
-        pool.spawn(Box::pin(task));
+        if !done {
+            task.cancellable = true;
+            core.pools.default().spawn(Box::pin(task));
+        }
+    }
+
+    /// Calls the handler. A panic drops the responder, which answers.
+    fn start(&self, request: Request, responder: RawResponder, payload: Payload<'_>) -> Work {
+        let start = || within_rpc(self.id, || (self.handler.start)(request, responder, payload));
+        catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|panic| {
+            report_panic(&self.name, panic);
+            Work::Done
+        })
     }
 }
 
@@ -213,26 +248,35 @@ struct HandlerTask {
     cancellable: bool,
 }
 
+impl HandlerTask {
+    /// Runs a part of the handler, its drop included, so that none of its panics gets further.
+    fn within<T>(&mut self, part: impl FnOnce(&mut Option<Task>) -> T) -> Option<T> {
+        let id = self.registration.id;
+        let part = || within_rpc(id, || part(&mut self.future));
+        match catch_unwind(AssertUnwindSafe(part)) {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                report_panic(&self.registration.name, panic);
+                None
+            }
+        }
+    }
+}
+
 impl Future for HandlerTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let Some(future) = &mut this.future else { return Poll::Ready(()) };
-        if this.cancellable && this.in_flight.poll_cancelled(cx.waker()).is_ready() {
-            this.future = None;
-            return Poll::Ready(());
-        }
-        let polled = catch_unwind(AssertUnwindSafe(|| within_rpc(this.registration.id, || future.as_mut().poll(cx))));
+        let cancelled = this.cancellable && this.in_flight.poll_cancelled(cx.waker()).is_ready();
+        let polled = this.within(|slot| match slot {
+            Some(future) if !cancelled => future.as_mut().poll(cx),
+            _ => Poll::Ready(()),
+        });
         match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(())) => {
-                this.future = None;
-                Poll::Ready(())
-            }
-            Err(panic) => {
-                report_panic(&this.registration.name, panic);
-                this.future = None;
+            Some(Poll::Pending) => Poll::Pending,
+            _ => {
+                this.within(|slot| drop(slot.take()));
                 Poll::Ready(())
             }
         }

@@ -514,6 +514,10 @@ impl LinkEvents for FaultyEvents {
         self.inner.on_request_refused(call, head, refusal);
     }
 
+    fn expects(&self, call: CallId) -> bool {
+        self.inner.expects(call)
+    }
+
     fn on_response(&self, call: CallId, payload: Payload<'_>) {
         self.inner.on_response(call, payload);
     }

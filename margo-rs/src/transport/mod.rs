@@ -143,6 +143,9 @@ pub trait LinkEvents: Send + Sync + 'static {
     /// A request came in that breaks a limit; it was not read.
     fn on_request_refused(&self, call: CallId, head: RequestHead, refusal: Refusal);
 
+    /// Whether a call still waits for its response: if not, a long one need not be received.
+    fn expects(&self, call: CallId) -> bool;
+
     /// The response to a call came in.
     fn on_response(&self, call: CallId, payload: Payload<'_>);
 

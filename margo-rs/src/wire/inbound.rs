@@ -18,13 +18,13 @@ pub struct InboundLimits {
     pub max_frame: u32,
     /// Largest payload of one message, in bytes.
     pub max_message: u64,
-    /// Payload bytes of all partly received messages together.
+    /// Payload bytes of all partly received requests together.
     pub max_bytes: u64,
     /// Messages that may be partly received at a time.
     pub max_messages: usize,
 }
 
-/// Bytes that all connections of an engine together may have announced and not delivered.
+/// Bytes of requests that all connections of an engine together may hold while they are still arriving.
 #[derive(Debug)]
 pub struct Budget {
     claimed: AtomicU64,
@@ -78,6 +78,9 @@ pub enum Event<'a> {
     Request(u64, RequestHead, Payload<'a>),
     /// A request that is refused before it is read.
     RequestRefused(u64, RequestHead, Refusal),
+    /// The first part of a response to a call of ours. Unless the call is still wanted and `true` is put here, the rest
+    /// is thrown away.
+    ResponseBegins(u64, &'a mut bool),
     /// The response to a call of ours.
     Response(u64, Payload<'a>),
     /// The response to a call of ours, refused before it is read.
@@ -102,7 +105,7 @@ pub struct Inbound {
     body: Option<(Message, usize)>,
     /// Chunked messages between two of their chunks, by direction and call.
     partial: HashMap<(Direction, u64), Message>,
-    /// Sum of `total` over all begun messages that are not being thrown away; claimed from the budget too.
+    /// Bytes of begun requests, counted when their frame begins; claimed from the budget too.
     claimed: u64,
 }
 
@@ -120,6 +123,8 @@ struct Message {
     total: u64,
     received: u64,
     bytes: Buffer,
+    /// What it has claimed; 0 for responses, which nobody sends unasked and unnoticed.
+    claimed: u64,
     /// Refused: counted, not kept.
     discard: bool,
     /// The last frame seen had the `MORE` flag.
@@ -336,6 +341,7 @@ impl Inbound {
         if end > message.total || (!message.more && end != message.total) || (message.more && here == 0) {
             return Err(WireError::Chunk { call, what: "size differs from the one announced" });
         }
+        self.claim(&mut message, here as u64, sink);
         message.take(payload);
         self.body = Some((message, here - payload.len()));
         Ok(())
@@ -363,26 +369,24 @@ impl Inbound {
             total,
             received: 0,
             bytes: Buffer::with_room(total as usize),
+            claimed: 0,
             discard: false,
             more: chunked,
         };
         if self.partial.contains_key(&(message.direction(), call)) {
             return Err(WireError::Chunk { call, what: "begun twice" });
         }
-        let refusal = if total > self.limits.max_message {
-            Some(Refusal::TooLarge { size: total, max: self.limits.max_message })
-        } else if self.claimed + total > self.limits.max_bytes || !self.budget.claim(total) {
-            Some(Refusal::Overloaded)
-        } else {
-            self.claimed += total;
-            None
-        };
-        if let Some(refusal) = refusal {
+        if total > self.limits.max_message {
             message.discard = true;
+            let refusal = Refusal::TooLarge { size: total, max: self.limits.max_message };
             sink(match head {
                 Some(head) => Event::RequestRefused(call, head, refusal),
                 None => Event::ResponseRefused(call, refusal),
             });
+        } else if head.is_none() {
+            let mut wanted = false;
+            sink(Event::ResponseBegins(call, &mut wanted));
+            message.discard = !wanted;
         }
         if chunked && self.partial.len() >= self.limits.max_messages {
             return Err(WireError::TooManyMessages(self.limits.max_messages));
@@ -399,7 +403,7 @@ impl Inbound {
         if message.discard {
             return Ok(());
         }
-        self.unclaim(message.total);
+        self.unclaim(message.claimed);
         let payload = Payload::Owned(message.bytes);
         sink(match message.head {
             Some(head) => Event::Request(message.call, head, payload),
@@ -409,11 +413,24 @@ impl Inbound {
     }
 
     fn forget(&mut self, direction: Direction, call: u64) {
-        if let Some(message) = self.partial.remove(&(direction, call))
-            && !message.discard
-        {
-            self.unclaim(message.total);
+        if let Some(message) = self.partial.remove(&(direction, call)) {
+            self.unclaim(message.claimed);
         }
+    }
+
+    /// Makes room for the next `bytes` of a request, or gives the request up. Only what really arrives counts, up to one
+    /// frame: an announcement alone must not take room from others.
+    fn claim(&mut self, message: &mut Message, bytes: u64, sink: &mut dyn FnMut(Event<'_>)) {
+        let Some(head) = message.head.filter(|_| !message.discard) else { return };
+        if self.claimed.saturating_add(bytes) <= self.limits.max_bytes && self.budget.claim(bytes) {
+            self.claimed += bytes;
+            message.claimed += bytes;
+            return;
+        }
+        self.unclaim(std::mem::take(&mut message.claimed));
+        message.discard = true;
+        message.bytes = Buffer::default();
+        sink(Event::RequestRefused(message.call, head, Refusal::Overloaded));
     }
 
     fn unclaim(&mut self, bytes: u64) {

@@ -26,12 +26,19 @@ fn frame(kind: Kind, flags: u8, call: u64, total: Option<u64>, payload: &[u8]) -
     out
 }
 
+/// A call that nobody waits for.
+const UNWANTED: u64 = 99;
+
 fn run(inbound: &mut Inbound, bytes: &[u8]) -> Result<Vec<String>, WireError> {
     let mut seen = Vec::new();
     inbound.handle(bytes, &mut |event| {
         seen.push(match event {
             Event::Request(call, _, payload) => format!("request {call} {}", payload.bytes().len()),
             Event::RequestRefused(call, _, refusal) => format!("request {call} refused {refusal:?}"),
+            Event::ResponseBegins(call, wanted) => {
+                *wanted = call != UNWANTED;
+                return;
+            }
             Event::Response(call, payload) => format!("response {call} {}", payload.bytes().len()),
             Event::ResponseRefused(call, refusal) => format!("response {call} refused {refusal:?}"),
             Event::Cancel(call) => format!("cancel {call}"),
@@ -123,36 +130,69 @@ fn an_oversized_message_is_refused_once_and_its_chunks_are_thrown_away() {
     assert_eq!(run(&mut inbound, &frame(Kind::Request, 0, 2, None, b"x")).unwrap(), ["request 2 1"]);
 }
 
+/// A request of 40,000 bytes that never goes on.
+fn begun(call: u64) -> Vec<u8> {
+    frame(Kind::Request, Header::MORE, call, Some(1 << 20), &[7; 40_000])
+}
+
 #[test]
 fn bytes_under_way_are_bounded_and_a_cancel_gives_them_back() {
-    let mut inbound = inbound();
-    let begin = |call| frame(Kind::Request, Header::MORE, call, Some(1 << 20), b"x");
-    assert!(run(&mut inbound, &begin(1)).unwrap().is_empty());
-    assert!(run(&mut inbound, &begin(2)).unwrap().is_empty());
-    assert_eq!(run(&mut inbound, &begin(3)).unwrap(), ["request 3 refused Overloaded"]);
+    let limits = InboundLimits { max_bytes: 100_000, max_messages: 4, ..LIMITS };
+    let mut inbound = Inbound::new(limits, Arc::new(Budget::new(1 << 30)));
+    assert!(run(&mut inbound, &begun(1)).unwrap().is_empty());
+    assert!(run(&mut inbound, &begun(2)).unwrap().is_empty());
+    assert_eq!(run(&mut inbound, &begun(3)).unwrap(), ["request 3 refused Overloaded"]);
     assert_eq!(run(&mut inbound, &frame(Kind::Cancel, 0, 1, None, &[])).unwrap(), ["cancel 1"]);
-    assert!(run(&mut inbound, &begin(4)).unwrap().is_empty());
-    assert!(matches!(run(&mut inbound, &begin(5)), Ok(seen) if seen == ["request 5 refused Overloaded"]));
-    assert_eq!(run(&mut inbound, &begin(6)), Err(WireError::TooManyMessages(4)));
+    assert!(run(&mut inbound, &begun(4)).unwrap().is_empty());
+    assert_eq!(run(&mut inbound, &begun(5)).unwrap(), ["request 5 refused Overloaded"]);
+    assert_eq!(run(&mut inbound, &begun(6)), Err(WireError::TooManyMessages(4)));
+}
+
+#[test]
+fn a_request_that_outgrows_the_budget_is_refused_in_its_middle_and_frees_what_it_held() {
+    let budget = Arc::new(Budget::new(50_000));
+    let mut inbound = Inbound::new(LIMITS, budget.clone());
+    assert!(run(&mut inbound, &begun(1)).unwrap().is_empty());
+    let more = frame(Kind::RequestChunk, Header::MORE, 1, None, &[7; 40_000]);
+    assert_eq!(run(&mut inbound, &more).unwrap(), ["request 1 refused Overloaded"]);
+    assert_eq!(budget.claimed(), 0);
+    assert!(run(&mut inbound, &more).unwrap().is_empty());
+    assert!(run(&mut inbound, &begun(2)).unwrap().is_empty());
+}
+
+#[test]
+fn an_announcement_takes_no_room_from_others() {
+    let budget = Arc::new(Budget::new(1 << 20));
+    let mut rude: Vec<_> = (0..100).map(|_| Inbound::new(LIMITS, budget.clone())).collect();
+    for inbound in &mut rude {
+        run(inbound, &frame(Kind::Request, Header::MORE, 1, Some(1 << 20), b"x")).unwrap();
+    }
+    let mut honest = Inbound::new(LIMITS, budget.clone());
+    assert!(run(&mut honest, &begun(1)).unwrap().is_empty());
 }
 
 #[test]
 fn connections_share_a_budget_and_give_it_back() {
-    let budget = Arc::new(Budget::new(3 << 19));
-    let begin = |call| frame(Kind::Request, Header::MORE, call, Some(1 << 20), b"x");
+    let budget = Arc::new(Budget::new(70_000));
     let mut first = Inbound::new(LIMITS, budget.clone());
     let mut second = Inbound::new(LIMITS, budget.clone());
-    assert!(run(&mut first, &begin(1)).unwrap().is_empty());
-    assert_eq!(run(&mut second, &begin(1)).unwrap(), ["request 1 refused Overloaded"]);
+    assert!(run(&mut first, &begun(1)).unwrap().is_empty());
+    assert_eq!(run(&mut second, &begun(1)).unwrap(), ["request 1 refused Overloaded"]);
     drop(first);
     assert_eq!(budget.claimed(), 0);
-    assert!(run(&mut second, &begin(2)).unwrap().is_empty());
-    assert_eq!(budget.claimed(), 1 << 20);
-    let half = frame(Kind::Response, 0, 3, None, &vec![0; 10_000]);
-    run(&mut second, &half[..9000]).unwrap();
-    assert_eq!(budget.claimed(), (1 << 20) + 10_000);
-    run(&mut second, &half[9000..]).unwrap();
-    assert_eq!(budget.claimed(), 1 << 20);
+    assert!(run(&mut second, &begun(2)).unwrap().is_empty());
+    assert_eq!(budget.claimed(), 40_000);
+}
+
+#[test]
+fn a_response_that_nobody_waits_for_is_not_kept() {
+    let mut inbound = inbound();
+    let start = frame(Kind::Response, Header::MORE, UNWANTED, Some(50_000), &[1; 40_000]);
+    assert!(run(&mut inbound, &start).unwrap().is_empty());
+    assert!(inbound.partial.values().all(|message| message.bytes.is_empty()));
+    let end = frame(Kind::ResponseChunk, 0, UNWANTED, None, &[1; 10_000]);
+    assert!(run(&mut inbound, &end).unwrap().is_empty());
+    assert!(!inbound.is_mid_message());
 }
 
 #[test]
@@ -168,6 +208,7 @@ fn direct_reads_end_exactly_at_the_frame() {
         at += now;
         inbound
             .direct_done(now, &mut |event| match event {
+                Event::ResponseBegins(3, wanted) => *wanted = true,
                 Event::Response(3, payload) => seen = payload.bytes().iter().filter(|b| **b == 9).count(),
                 other => panic!("{other:?}"),
             })

@@ -23,7 +23,7 @@ mod outbound;
 pub use frame::{Header, Kind, RequestHead, WireError};
 pub use hello::{HELLO_LEN, Hello, PROTOCOL_VERSION};
 pub use inbound::{Budget, Event, Inbound, InboundLimits, Refusal};
-pub use outbound::{Outbound, WriteJob};
+pub use outbound::{INTERLEAVED_MAX, Outbound, WriteJob};
 
 /// Largest frame body that an implementation of this version may send, in bytes.
 pub const FRAME_MAX: u32 = 256 * 1024;

@@ -2,10 +2,12 @@
 
 use super::frame::{Header, Kind, RequestHead};
 use crate::buffer::Buffer;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 /// A payload up to this size is copied behind the other small ones, so that one write carries many, in bytes.
 const BATCHED_MAX: usize = 16 * 1024;
+/// Large messages of which some chunks were sent and others not, at a time: the receiver holds that many unfinished.
+pub const INTERLEAVED_MAX: usize = 4;
 /// A batch buffer that grew past this is freed after its write instead of kept, in bytes.
 const BATCH_CAPACITY_KEPT: usize = 256 * 1024;
 
@@ -19,7 +21,10 @@ pub struct Outbound {
     batch: Vec<u8>,
     /// How much of `batch` is responses.
     batch_responses: usize,
+    /// The first [`INTERLEAVED_MAX`] take turns; the others wait for one of those to end.
     large: VecDeque<Large>,
+    /// What `large` holds, for cancels, of which a peer may send any number.
+    queued_large: HashSet<(Kind, u64)>,
     /// Payload bytes of `large` that are not yet cut into a write.
     large_bytes: usize,
     /// What the write under way belongs to, and whether its message was given up meanwhile.
@@ -83,6 +88,7 @@ impl Outbound {
             batch: Vec::new(),
             batch_responses: 0,
             large: VecDeque::new(),
+            queued_large: HashSet::new(),
             large_bytes: 0,
             in_write: None,
         }
@@ -149,7 +155,9 @@ impl Outbound {
 
     /// Gives up on a response that the peer no longer wants.
     pub fn abort_response(&mut self, call: u64) {
-        let begun = self.large.iter().any(|large| large.head.is_none() && large.call == call && large.sent > 0);
+        let queued = self.queued_large.contains(&(Kind::Response, call));
+        let begun =
+            queued && self.large.iter().any(|large| large.head.is_none() && large.call == call && large.sent > 0);
         if !self.give_up(Kind::Response, call) && begun {
             Header { length: 0, kind: Kind::ResponseAbort, flags: 0, call }.encode(&mut self.batch);
         }
@@ -171,6 +179,7 @@ impl Outbound {
         std::mem::swap(&mut job.head, &mut self.batch);
         self.batch_responses = 0;
         if let Some(large) = self.large.pop_front() {
+            self.queued_large.remove(&(large.kind(), large.call));
             let end = self.cut(&large, &mut job.head);
             self.large_bytes -= end - large.sent;
             self.in_write = Some((large.kind(), large.call, false));
@@ -195,12 +204,14 @@ impl Outbound {
                 Header { length: 0, kind: Kind::ResponseAbort, flags: 0, call: large.call }.encode(&mut self.batch);
             }
         } else {
-            self.large.push_back(large);
+            self.queued_large.insert((large.kind(), large.call));
+            self.large.insert(self.large.len().min(INTERLEAVED_MAX - 1), large);
         }
     }
 
     fn push_large(&mut self, large: Large) {
         self.large_bytes += large.payload.len();
+        self.queued_large.insert((large.kind(), large.call));
         self.large.push_back(large);
     }
 
@@ -240,6 +251,9 @@ impl Outbound {
             *given_up = true;
             // A response needs no more than that. A request may be whole after this write: then only a cancel helps.
             return kind == Kind::Response;
+        }
+        if !self.queued_large.remove(&(kind, call)) {
+            return false;
         }
         let Some(at) = self.large.iter().position(|large| large.kind() == kind && large.call == call) else {
             return false;

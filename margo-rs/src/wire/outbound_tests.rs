@@ -50,6 +50,10 @@ fn receive(inbound: &mut Inbound, bytes: &[u8], step: usize) -> Vec<Seen> {
                     Event::Response(call, payload) => Seen::Response(call, payload.bytes().to_vec()),
                     Event::Cancel(call) => Seen::Cancel(call),
                     Event::GoAway => Seen::GoAway,
+                    Event::ResponseBegins(_, wanted) => {
+                        *wanted = true;
+                        return;
+                    }
                     other => panic!("{other:?}"),
                 });
             })
@@ -134,6 +138,19 @@ fn a_small_call_waits_for_one_chunk_of_a_large_one_at_most() {
     let mut inbound = inbound();
     receive(&mut inbound, &bytes, usize::MAX);
     assert_eq!(receive(&mut inbound, &job.slices().concat(), usize::MAX), [Seen::Request(2, false, vec![2; 64])]);
+}
+
+#[test]
+fn a_few_large_messages_take_turns_and_the_others_wait() {
+    let mut outbound = Outbound::new(FRAME);
+    for call in 0..20 {
+        outbound.response(call, vec![call as u8; 200_000].into());
+    }
+    let limits = InboundLimits { max_frame: FRAME, max_message: 1 << 30, max_bytes: 0, max_messages: INTERLEAVED_MAX };
+    let mut inbound = Inbound::new(limits, Arc::new(Budget::new(0)));
+    let seen = receive(&mut inbound, &drain(&mut outbound, usize::MAX), usize::MAX);
+    assert_eq!(seen.len(), 20);
+    assert!(!inbound.is_mid_message());
 }
 
 #[test]

@@ -280,6 +280,7 @@ impl Connection {
         let mut sink = |event: Event<'_>| match event {
             Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
+            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
             Event::Response(call, payload) => events.on_response(CallId(call), payload),
             Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
             Event::Cancel(call) => {
@@ -372,7 +373,11 @@ impl Connection {
         };
         events.on_up(&link, limits);
         self.flush();
-        Ok(Inbox::Up { inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()), rest: Vec::new(), events })
+        Ok(Inbox::Up {
+            inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()),
+            rest: Vec::new(),
+            events,
+        })
     }
 
     /// Writes what is queued until the socket is full.

@@ -13,7 +13,7 @@ use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
-use crate::wire::{Budget, FRAME_MAX, Hello, InboundLimits};
+use crate::wire::{Budget, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -32,6 +32,8 @@ pub(crate) use self::location::{PROTOCOL, is_literal};
 const LISTENER: u64 = 1;
 /// Bytes read at a time.
 const SCRATCH: usize = 256 * 1024;
+/// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
+const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 /// Connections accepted in one poll.
 const ACCEPTED_MAX: usize = 64;
 /// Length of the queue of connections that wait to be accepted.
@@ -194,7 +196,7 @@ impl Shared {
             max_frame: FRAME_MAX,
             max_message: self.limits.max_message,
             max_bytes: self.limits.bytes_borne(),
-            max_messages: 2 * self.limits.max_in_flight as usize,
+            max_messages: BEGUN_MAX,
         }
     }
 
