@@ -34,8 +34,13 @@ pub struct Limits {
     /// Time a connection attempt may take. Default 5 s.
     pub connect_timeout: Duration,
     /// Silence after which the kernel probes whether a peer's host is still there. It is probed three times, at a
-    /// fifth of this time each. Default 10 s.
+    /// fifth of this time each, but at least a second. Default 10 s.
     pub keepalive: Duration,
+    /// How long sent bytes may stay unacknowledged before the connection counts as lost: the peer's host is gone, or the
+    /// peer reads nothing at all. Default 60 s.
+    pub unacknowledged_timeout: Duration,
+    /// How long a peer may send nothing in the middle of a message. Default 30 s.
+    pub stall_timeout: Duration,
     /// Time that running handlers get to end at shutdown. Default 5 s.
     pub shutdown_grace: Duration,
     /// Deadline of a call that names none. Default 30 s.
@@ -69,6 +74,8 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),
+            unacknowledged_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(30),
             shutdown_grace: Duration::from_secs(5),
             default_timeout: Duration::from_secs(30),
         }

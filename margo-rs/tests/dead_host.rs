@@ -34,7 +34,12 @@ fn role() {
         }
         Some((_, address)) => {
             let keepalive = Duration::from_secs(1);
-            let client = Engine::builder("tcp").limits(|limits| limits.keepalive = keepalive).connect().unwrap();
+            let impatient = |limits: &mut margo_rs::Limits| {
+                limits.keepalive = keepalive;
+                // The cable may be cut before the request is acknowledged.
+                limits.unacknowledged_timeout = 3 * keepalive;
+            };
+            let client = Engine::builder("tcp").limits(impatient).connect().unwrap();
             let to = client.lookup(address).wait().unwrap();
             let call = to.call(HANG, &()).timeout(LONG).start();
             say("called");

@@ -513,3 +513,40 @@ fn thousands_of_requests_without_reading_end_with_the_connection() {
     }
     scene.end();
 }
+
+#[test]
+fn a_peer_that_stops_in_the_middle_of_a_message_is_cut_off() {
+    let scene = Scene::with("a_peer_that_stops_in_the_middle_of_a_message_is_cut_off", |limits| {
+        limits.stall_timeout = Duration::from_millis(100);
+    });
+    let mut chunked = scene.greet();
+    chunked.send(&frame(Kind::Request, Header::MORE, 1, &body("sum", Some(100_000), &[0; 10])));
+    let mut cut = scene.greet();
+    cut.send(&request(1, "sum", &[0; 16])[..20]);
+    chunked.read_to_close();
+    cut.read_to_close();
+    scene.end();
+}
+
+#[test]
+fn a_lost_connection_gives_its_descriptor_back_while_its_requests_live_on() {
+    let scene = Scene::new("a_lost_connection_gives_its_descriptor_back_while_its_requests_live_on");
+    let held = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let keep = held.clone();
+    let kept = move |request, _, responder| {
+        keep.lock().unwrap().push((request, responder));
+        std::future::ready(())
+    };
+    scene.server.register_raw("hold", ProviderId::DEFAULT, kept).unwrap();
+    let before = descriptors();
+    for _ in 0..500 {
+        let mut raw = scene.greet();
+        let so_far = held.lock().unwrap().len();
+        raw.send(&request(1, "hold", &[]));
+        eventually(|| held.lock().unwrap().len() > so_far);
+    }
+    // What other tests of this process hold comes and goes; five hundred would show.
+    eventually(|| descriptors() < before + 200);
+    held.lock().unwrap().clear();
+    scene.end();
+}

@@ -12,7 +12,7 @@
 //! | a request is delivered | at most once | at most once |
 //! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes |
 //! | a peer process that dies is noticed | at once | |
-//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | |
 //! | responses may be larger than requests | yes | yes |
 //! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same |
 //! | user of the peer known | no | yes, it is this process |

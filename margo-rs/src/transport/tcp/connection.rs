@@ -1,6 +1,7 @@
 //! One TCP connection: handshake, reading, writing, closing.
 
 use super::Shared;
+use super::socket::Socket;
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::ConnectError;
@@ -8,17 +9,23 @@ use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
 use crate::wire::{Event, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, WriteJob};
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 /// What is read at most from one connection before others get their turn, in bytes.
 const READ_QUANTUM: usize = 2 * 1024 * 1024;
 
 /// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
 const CLOSED_BY_PEER: &str = "the peer closed the connection";
+
+/// How the reason begins when the peer broke the protocol.
+const PROTOCOL_ERROR: &str = "protocol error";
+/// The reason when the peer began a message and sends nothing more.
+const STALLED: &str = "the peer stopped in the middle of a message";
 
 /// Phases of a connection, in order.
 mod phase {
@@ -36,7 +43,7 @@ mod phase {
 pub(super) struct Connection {
     /// Its place in the transport's table.
     pub(super) token: u64,
-    stream: TcpStream,
+    pub(super) socket: Socket,
     peer: Address,
     /// Bytes waiting to be sent past which nothing more is read.
     max_queued: usize,
@@ -51,7 +58,13 @@ pub(super) struct Connection {
     inbox: Mutex<Inbox>,
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
-    lost: OnceLock<String>,
+    /// Why nothing more can be written. What the peer sent before is still read.
+    unwritable: OnceLock<String>,
+    /// Bytes read, and whether somebody looks whether they grow.
+    read: AtomicU64,
+    seen: AtomicU64,
+    watched: AtomicBool,
+    mid_message: AtomicBool,
     /// The peer has closed its side: no further edge tells of the end that stands behind the last bytes.
     hangup: AtomicBool,
     /// Responses may have piled up: nothing more is handled before that was looked at.
@@ -108,7 +121,7 @@ impl Connection {
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             token,
-            stream,
+            socket: Socket::new(stream),
             peer,
             max_queued: shared.limits.max_queued,
             accepted: events.is_none(),
@@ -126,14 +139,14 @@ impl Connection {
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
             listed: AtomicBool::new(false),
-            lost: OnceLock::new(),
+            unwritable: OnceLock::new(),
+            read: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            mid_message: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
         })
-    }
-
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -175,19 +188,14 @@ impl Connection {
 
     /// Whether the connection stands; sends our hello if it does.
     fn finish_connecting(&self) -> bool {
-        match self.stream.take_error() {
-            Ok(None) => {}
-            Ok(Some(error)) | Err(error) => {
+        match self.socket.is_connected() {
+            Ok(true) => {}
+            // The readiness was a stale one.
+            Ok(false) => return false,
+            Err(error) => {
                 self.fail_connecting(error);
                 return false;
             }
-        }
-        if let Err(error) = self.stream.peer_addr() {
-            // Still connecting: the readiness was a stale one.
-            if error.kind() != ErrorKind::NotConnected {
-                self.fail_connecting(error);
-            }
-            return false;
         }
         self.greet();
         true
@@ -200,7 +208,7 @@ impl Connection {
         {
             return;
         }
-        match rustix::net::send(&self.stream, &shared.hello().encode(), SendFlags::NOSIGNAL) {
+        match self.socket.send(&shared.hello().encode(), &[]) {
             Ok(HELLO_LEN) => {}
             Ok(_) => self.fail("the handshake could not be sent"),
             Err(error) => self.fail_connecting(error.into()),
@@ -209,6 +217,16 @@ impl Connection {
 
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
     pub(super) fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
+        // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
+        outcome.unwrap_or_else(|_| {
+            tracing::error!(peer = %self.peer, "a callback panicked");
+            self.fail("internal error");
+            ReadOutcome::Drained
+        })
+    }
+
+    fn read_on(&self, scratch: &mut [u8]) -> ReadOutcome {
         let mut inbox = self.inbox.lock();
         let mut outcome = ReadOutcome::Nothing;
         let mut taken = 0;
@@ -250,6 +268,10 @@ impl Connection {
                 Ok(Received { count, emptied }) => {
                     taken += count;
                     outcome = ReadOutcome::Drained;
+                    self.read.fetch_add(count as u64, Ordering::Relaxed);
+                    if let Inbox::Up { inbound, .. } = &*inbox {
+                        self.note_mid_message(inbound.is_mid_message());
+                    }
                     if emptied && !self.hangup.load(Ordering::Acquire) {
                         return outcome;
                     }
@@ -260,7 +282,13 @@ impl Connection {
                         return outcome;
                     }
                 }
-                Err(Stop::Empty) => return outcome,
+                Err(Stop::Empty) => {
+                    if let Some(reason) = self.unwritable.get() {
+                        drop(inbox);
+                        self.fail(reason);
+                    }
+                    return outcome;
+                }
                 Err(Stop::Failed(reason)) => {
                     drop(inbox);
                     self.fail(&reason);
@@ -289,7 +317,7 @@ impl Connection {
             }
             Event::GoAway => events.on_go_away(),
         };
-        let broken = |error: crate::wire::WireError| Stop::Failed(format!("protocol error: {error}"));
+        let broken = |error: crate::wire::WireError| Stop::Failed(format!("{PROTOCOL_ERROR}: {error}"));
         let go_on = || !self.overfull.load(Ordering::Relaxed);
         if !rest.is_empty() {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
@@ -298,8 +326,7 @@ impl Connection {
         }
         if let Some((into, most)) = inbound.direct() {
             let before = into.len();
-            // Appends what is there without clearing memory first; stops at `WouldBlock` and keeps what it has.
-            let ended = (&self.stream).take(most as u64).read_to_end(into);
+            let ended = self.socket.append_to(into, most);
             let count = into.len() - before;
             inbound.direct_done(count, &mut sink).map_err(broken)?;
             return match ended {
@@ -321,17 +348,44 @@ impl Connection {
     }
 
     fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
-        loop {
-            return match (&self.stream).read(into) {
-                Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
-                Ok(count) => Ok(Received { count, emptied: count < into.len() }),
-                Err(error) => match error.kind() {
-                    ErrorKind::Interrupted => continue,
-                    ErrorKind::WouldBlock => Err(Stop::Empty),
-                    _ => Err(Stop::Failed(error.to_string())),
-                },
-            };
+        match self.socket.read(into) {
+            Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
+            Ok(count) => Ok(Received { count, emptied: count < into.len() }),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Stop::Empty),
+            Err(error) => Err(Stop::Failed(error.to_string())),
         }
+    }
+
+    /// Has the progress of a message that is not whole watched.
+    fn note_mid_message(&self, mid_message: bool) {
+        self.mid_message.store(mid_message, Ordering::Relaxed);
+        if mid_message
+            && !self.watched.swap(true, Ordering::AcqRel)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+            shared.watch_progress(self.token);
+        }
+    }
+
+    /// Whether the progress of a message is being watched.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
+    /// after the same time.
+    pub(super) fn check_progress(&self) -> bool {
+        let read = self.read.load(Ordering::Relaxed);
+        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
+            self.watched.store(false, Ordering::Release);
+            return false;
+        }
+        if self.seen.swap(read, Ordering::Relaxed) == read && !self.outbox.lock().reading_paused {
+            self.fail(STALLED);
+            return false;
+        }
+        true
     }
 
     /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
@@ -339,7 +393,7 @@ impl Connection {
         let mut outbox = self.outbox.lock();
         // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
         // both would wait for each other.
-        outbox.reading_paused = outbox.queue.has_responses_beyond(self.max_queued);
+        outbox.reading_paused = self.unwritable.get().is_none() && outbox.queue.has_responses_beyond(self.max_queued);
         if outbox.reading_paused {
             drop(outbox);
             // What is queued may be only what this very poll answered: try to get rid of it first.
@@ -354,16 +408,24 @@ impl Connection {
     fn come_up(&self, hello: &Hello) -> Result<Inbox, String> {
         let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
         let this = self.this.upgrade().ok_or("the connection was closed")?;
-        let events = match &mut *self.events.lock() {
-            Some(events) => events.clone(),
-            none => {
+        let known = self.events.lock().clone();
+        let events = match known {
+            Some(events) => events,
+            None => {
                 let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
-                none.insert(acceptor.accept(this.clone())).clone()
+                let events = acceptor.accept(this.clone());
+                *self.events.lock() = Some(events.clone());
+                events
             }
         };
         let link: Arc<dyn Link> = this;
         self.outbox.lock().queue.limit_frame(hello.max_frame);
         if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // Closed meanwhile, perhaps before it was known whom to tell.
+            let untold = self.events.lock().take();
+            if let Some(events) = untold {
+                events.on_lost(&LinkError::Lost("closed during the handshake".to_owned()));
+            }
             return Ok(Inbox::Closed);
         }
         let limits = PeerLimits {
@@ -383,7 +445,7 @@ impl Connection {
     /// Writes what is queued until the socket is full.
     fn write_out(&self) -> Result<(), Errno> {
         let mut outbox = self.outbox.lock();
-        if outbox.writing || !self.is_up() {
+        if outbox.writing || !self.is_up() || self.unwritable.get().is_some() {
             return Ok(());
         }
         outbox.writing = true;
@@ -398,7 +460,8 @@ impl Connection {
             }
             outbox.unblocked = false;
             drop(outbox);
-            let written = self.send(&job);
+            let [head, chunk] = job.slices();
+            let written = self.socket.send(head, chunk);
             outbox = self.outbox.lock();
             match written {
                 Ok(count) => job.advance(count),
@@ -422,17 +485,6 @@ impl Connection {
             shared.mark_ready(self.token);
         }
         result
-    }
-
-    fn send(&self, job: &WriteJob) -> Result<usize, Errno> {
-        match job.slices() {
-            [head, []] => rustix::net::send(&self.stream, head, SendFlags::NOSIGNAL),
-            [[], chunk] => rustix::net::send(&self.stream, chunk, SendFlags::NOSIGNAL),
-            [head, chunk] => {
-                let slices = [IoSlice::new(head), IoSlice::new(chunk)];
-                rustix::net::sendmsg(&self.stream, &slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
-            }
-        }
     }
 
     /// Flushes now, or puts the connection on the list for the next poll.
@@ -472,7 +524,7 @@ impl Connection {
     }
 
     /// The handshake or the connection attempt took too long.
-    pub(super) fn time_out(&self, after: std::time::Duration) {
+    pub(super) fn time_out(&self, after: Duration) {
         self.end(LinkError::Connect(ConnectError::Timeout { address: self.peer.clone(), after }));
     }
 
@@ -493,21 +545,21 @@ impl Connection {
             LinkError::Connect(error) => error.to_string(),
             LinkError::Lost(reason) => reason.clone(),
         };
-        match (&error, self.accepted) {
-            (LinkError::Connect(_), true) if !reason.ends_with(CLOSED_BY_PEER) => {
-                tracing::warn!(peer = %self.peer, reason, "connection refused")
-            }
-            (LinkError::Lost(_), _) if reason.starts_with("protocol error") => {
-                tracing::warn!(peer = %self.peer, reason, "connection closed");
-            }
-            _ => tracing::debug!(peer = %self.peer, reason, "connection ended"),
+        let shared = self.shared.upgrade();
+        let worth_a_warning = match &error {
+            LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
+            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED,
+        };
+        if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
+            tracing::warn!(peer = %self.peer, reason, "connection closed");
+        } else {
+            tracing::debug!(peer = %self.peer, reason, "connection ended");
         }
-        let _ = self.lost.set(reason);
-        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
         self.outbox.lock().queue.clear();
-        if let Some(shared) = self.shared.upgrade() {
+        if let Some(shared) = &shared {
             shared.remove(self);
         }
+        self.socket.close();
         let events = self.events.lock().take();
         if let Some(events) = events {
             events.on_lost(&error);
@@ -531,7 +583,7 @@ impl Link for Connection {
     }
 
     fn respond(&self, call: CallId, payload: Buffer, flush: Flush) {
-        if self.is_closed() {
+        if self.is_closed() || self.unwritable.get().is_some() {
             return;
         }
         let mut outbox = self.outbox.lock();
@@ -552,8 +604,17 @@ impl Link for Connection {
     }
 
     fn flush(&self) {
-        if let Err(error) = self.write_out() {
-            self.fail(&io::Error::from(error).to_string());
+        let Err(error) = self.write_out() else { return };
+        // Answers may be here that the peer sent before it left: they are read before the connection ends.
+        if self.unwritable.set(io::Error::from(error).to_string()).is_ok() {
+            let mut outbox = self.outbox.lock();
+            outbox.queue.clear();
+            outbox.job = WriteJob::default();
+            drop(outbox);
+            self.hangup.store(true, Ordering::Release);
+            if let Some(shared) = self.shared.upgrade() {
+                shared.mark_ready(self.token);
+            }
         }
     }
 

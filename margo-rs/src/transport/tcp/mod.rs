@@ -6,9 +6,12 @@
 mod connection;
 mod location;
 mod poller;
+mod socket;
+mod warnings;
 
 use self::connection::{Connection, ReadOutcome};
 use self::poller::{HANGUP, Poller};
+use self::warnings::Warnings;
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
@@ -61,6 +64,9 @@ struct Shared {
     acceptor: OnceLock<Arc<dyn Acceptor>>,
     listener: Option<(TcpListener, Address)>,
     accepting: AtomicBool,
+    /// Accepting waits for descriptors; a timer goes on with it.
+    accept_waits: AtomicBool,
+    warnings: Warnings,
     closed: AtomicBool,
     accepted: AtomicUsize,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
@@ -132,6 +138,8 @@ impl TcpTransport {
             poller,
             acceptor: OnceLock::new(),
             accepting: AtomicBool::new(listener.is_some()),
+            accept_waits: AtomicBool::new(false),
+            warnings: Warnings::new(Instant::now()),
             closed: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
             listener,
@@ -218,15 +226,15 @@ impl Shared {
         sockopt::set_tcp_keepidle(stream, idle)?;
         sockopt::set_tcp_keepintvl(stream, probe)?;
         sockopt::set_tcp_keepcnt(stream, 3)?;
-        let unanswered = idle + probe * 3;
-        sockopt::set_tcp_user_timeout(stream, u32::try_from(unanswered.as_millis()).unwrap_or(u32::MAX))?;
+        let unacknowledged = self.limits.unacknowledged_timeout.as_millis();
+        sockopt::set_tcp_user_timeout(stream, u32::try_from(unacknowledged).unwrap_or(u32::MAX))?;
         Ok(())
     }
 
     /// Watches a new connection, and its handshake's time.
     fn add(self: &Arc<Self>, connection: &Arc<Connection>, timeout: Duration) -> io::Result<()> {
         self.connections.lock().insert(connection.token, connection.clone());
-        if let Err(error) = self.poller.watch(connection.stream(), connection.token) {
+        if let Err(error) = connection.socket.with(|stream| self.poller.watch(stream, connection.token)) {
             self.connections.lock().remove(&connection.token);
             return Err(error);
         }
@@ -235,13 +243,23 @@ impl Shared {
     }
 
     fn remove(&self, connection: &Connection) {
-        self.poller.forget(connection.stream());
+        // Fails for one that is closed, and so forgotten, already.
+        let _ = connection.socket.with(|stream| {
+            self.poller.forget(stream);
+            Ok(())
+        });
         let removed = self.connections.lock().remove(&connection.token);
         if let Some(connection) = removed {
             self.ended.lock().push(connection);
             // Nothing more comes from its socket that would wake whoever has to close it.
             self.poller.wake();
         }
+    }
+
+    /// Looks after a connection that is in the middle of a message.
+    fn watch_progress(&self, token: u64) {
+        self.timers.lock().push(Reverse((deadline_after(Instant::now(), self.limits.stall_timeout), token)));
+        self.poller.wake();
     }
 
     fn new_token(&self) -> u64 {
@@ -257,14 +275,21 @@ impl Shared {
             }
             match listener.accept() {
                 Ok((stream, peer)) => {
-                    if let Err(error) = self.take_in(stream, peer) {
+                    if let Err(error) = self.take_in(stream, peer)
+                        && self.warnings.allow(Instant::now())
+                    {
                         tracing::warn!(%peer, %error, "connection not accepted");
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
-                    tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
-                    self.timers.lock().push(Reverse((Instant::now() + ACCEPT_RETRY, LISTENER)));
+                    let now = Instant::now();
+                    if !self.accept_waits.swap(true, Ordering::AcqRel) {
+                        self.timers.lock().push(Reverse((now + ACCEPT_RETRY, LISTENER)));
+                    }
+                    if self.warnings.allow(now) {
+                        tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
+                    }
                     return true;
                 }
                 // The peer gave up, or a signal came: the next one may be fine.
@@ -299,13 +324,16 @@ impl Shared {
             };
             self.timers.lock().pop();
             if token == LISTENER {
+                self.accept_waits.store(false, Ordering::Release);
                 self.accept();
                 continue;
             }
-            let connection = self.connections.lock().get(&token).cloned();
-            if let Some(connection) = connection
-                && !connection.is_past_handshake()
-            {
+            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
+            if connection.is_past_handshake() {
+                if connection.is_watched() && connection.check_progress() {
+                    self.watch_progress(token);
+                }
+            } else {
                 connection.time_out(if connection.was_accepted() {
                     self.limits.handshake_timeout
                 } else {
@@ -344,7 +372,12 @@ impl Shared {
             polling.since_epoll = 0;
             progress |= self.poll_all(polling);
         }
-        progress | self.flush_dirty(polling)
+        progress |= self.flush_dirty(polling);
+        if !self.ready.lock().is_empty() {
+            // Whoever polls may leave now; then the work goes on with the thread that is parked.
+            self.poller.wake();
+        }
+        progress
     }
 
     /// Handles everything that epoll has noticed.
@@ -462,7 +495,7 @@ impl Transport for TcpTransport {
         let mut timers = self.shared.timers.lock();
         let connections = self.shared.connections.lock();
         while let Some(Reverse((when, token))) = timers.peek() {
-            let waits = |connection: &Arc<Connection>| !connection.is_past_handshake();
+            let waits = |connection: &Arc<Connection>| !connection.is_past_handshake() || connection.is_watched();
             if *token == LISTENER || connections.get(token).is_some_and(waits) {
                 return Some(*when);
             }
