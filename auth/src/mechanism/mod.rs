@@ -47,7 +47,7 @@ pub struct ReplyToken {
 
 /// What proves the server to the client, besides Finished.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0451
 /// use mochi_auth::mechanism::{ServerProof, peer_credentials::ServerUser};
 /// let forged = ServerProof::Kernel(ServerUser { uid: 0 }); // only a check makes one
 /// ```

@@ -3,7 +3,7 @@ use zeroize::Zeroizing;
 
 /// Secret bytes: wiped on drop, compared in constant time, and never shown: no `Debug`, `Clone` or `==`.
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// let secret = mochi_auth::protocol::Secret::<32>::new(|bytes| bytes.fill(7));
 /// println!("{secret:?}");
 /// ```

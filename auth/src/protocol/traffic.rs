@@ -272,6 +272,7 @@ impl Sealing {
         self.keys.write().ready = None;
     }
 
+    #[cfg(test)]
     pub(crate) fn is_ready(&self) -> bool {
         self.keys.read().ready.is_some()
     }

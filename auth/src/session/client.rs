@@ -263,3 +263,17 @@ impl ClientSession {
         (&self.sealing, &self.opening)
     }
 }
+
+#[cfg(test)]
+pub(super) fn copy_of(call: &Call) -> Call {
+    Call {
+        seq: call.seq,
+        tag: call.tag,
+        target: call.target,
+    }
+}
+
+#[cfg(test)]
+pub(super) fn flip_tag(call: &mut Call) {
+    call.tag[0] ^= 1;
+}

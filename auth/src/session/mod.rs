@@ -3,6 +3,7 @@
 
 mod client;
 mod cookie;
+mod gate;
 mod node;
 mod quota;
 mod rate;
@@ -12,6 +13,7 @@ mod wheel;
 
 pub use client::{Call, CallRefused, ClientSession, Reply, ReplyRefused};
 pub use cookie::CookieJar;
+pub use gate::{Admission, Gate};
 pub use node::NodeAddress;
 pub use quota::{Quota, QuotaExceeded};
 pub use rate::{Rate, RateLimiter};

@@ -286,7 +286,8 @@ impl Session {
         self.sealing.cool();
     }
 
-    /// Whether an expanded key is held; for tests of memory.
+    /// Whether an expanded key is held.
+    #[cfg(test)]
     pub(super) fn is_warm(&self) -> bool {
         self.warm.load(Ordering::Acquire) || self.sealing.is_ready()
     }
@@ -294,7 +295,14 @@ impl Session {
 
 /// The right to answer one request, once: answering takes it by value, so that no number is sealed with twice.
 ///
-/// ```compile_fail
+/// ```
+/// # use mochi_auth::protocol::{Tick, message::{Content, Draft}};
+/// # fn answer(responder: mochi_auth::session::Responder) {
+/// responder.reply(Content::default(), Draft::copy_of(b"yes"), Tick(0));
+/// # }
+/// ```
+///
+/// ```compile_fail,E0382
 /// # use mochi_auth::protocol::{Tick, message::{Content, Draft}};
 /// # fn answer(responder: mochi_auth::session::Responder) {
 /// responder.reply(Content::default(), Draft::copy_of(b"yes"), Tick(0));
@@ -302,7 +310,7 @@ impl Session {
 /// # }
 /// ```
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # fn twice(responder: mochi_auth::session::Responder) {
 /// let other = responder.clone(); // no such method
 /// # }
