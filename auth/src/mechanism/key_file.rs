@@ -114,10 +114,7 @@ impl Key {
     /// From 32 random bytes.
     pub fn new(secret: Secret<32>) -> Self {
         let id: Secret<16> = expand_label(&extract(b"hgrpc1", secret.expose()), "key id", b"");
-        Self {
-            id: KeyId(*id.expose()),
-            secret,
-        }
+        Self { id: KeyId(*id.expose()), secret }
     }
 
     /// Its public name.
@@ -134,27 +131,18 @@ impl Key {
     }
 
     fn load_as(path: &Path, own: u32) -> Result<Self, KeyFileError> {
-        let fail = |source: io::Error| KeyFileError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let fail = |source: io::Error| KeyFileError::Io { path: path.to_owned(), source };
         // Not through a link, and not waiting for the writer of a fifo. Everything after is asked of the open file.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits() as i32)
-            .open(path);
-        let mut file =
-            opened.map_err(|source| match rustix::io::Errno::from_io_error(&source) {
-                Some(rustix::io::Errno::LOOP) => KeyFileError::Symlink(path.to_owned()),
-                _ => fail(source),
-            })?;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+        let mut file = opened.map_err(|source| match rustix::io::Errno::from_io_error(&source) {
+            Some(rustix::io::Errno::LOOP) => KeyFileError::Symlink(path.to_owned()),
+            _ => fail(source),
+        })?;
         let metadata = file.metadata().map_err(fail)?;
         check_metadata(path, &metadata, own)?;
         let text = read_exactly(&mut file, path)?;
-        parse(&text)
-            .map(Self::new)
-            .ok_or_else(|| KeyFileError::Format(path.to_owned()))
+        parse(&text).map(Self::new).ok_or_else(|| KeyFileError::Format(path.to_owned()))
     }
 
     /// Writes a new key file, readable by its owner only. Never replaces a file.
@@ -170,31 +158,21 @@ impl Key {
         }
         text.push(b'\n');
         let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(&text)?;
             file.sync_all()
         };
-        write().map_err(|source| KeyFileError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        write().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
     }
 
     fn binder(&self, th1: &Th1) -> Secret<32> {
-        let key: Secret<32> =
-            expand_label(&extract(b"hgrpc1", self.secret.expose()), "binder", b"");
+        let key: Secret<32> = expand_label(&extract(b"hgrpc1", self.secret.expose()), "binder", b"");
         mac(key.expose(), &[th1.as_bytes()])
     }
 
     /// A copy, wiped like the original.
     fn psk(&self) -> Psk {
-        Psk::shared(Secret::new(|copy| {
-            copy.copy_from_slice(self.secret.expose())
-        }))
+        Psk::shared(Secret::new(|copy| copy.copy_from_slice(self.secret.expose())))
     }
 }
 
@@ -203,23 +181,13 @@ fn check_metadata(path: &Path, metadata: &std::fs::Metadata, own: u32) -> Result
         return Err(KeyFileError::NotAFile(path.to_owned()));
     }
     if metadata.uid() != own {
-        return Err(KeyFileError::Owner {
-            path: path.to_owned(),
-            owner: metadata.uid(),
-            own,
-        });
+        return Err(KeyFileError::Owner { path: path.to_owned(), owner: metadata.uid(), own });
     }
     if metadata.mode() & 0o077 != 0 {
-        return Err(KeyFileError::Mode {
-            path: path.to_owned(),
-            mode: metadata.mode() & 0o7777,
-        });
+        return Err(KeyFileError::Mode { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
     }
     if metadata.len() != FILE_LEN as u64 {
-        return Err(KeyFileError::Length {
-            path: path.to_owned(),
-            len: metadata.len(),
-        });
+        return Err(KeyFileError::Length { path: path.to_owned(), len: metadata.len() });
     }
     Ok(())
 }
@@ -227,11 +195,7 @@ fn check_metadata(path: &Path, metadata: &std::fs::Metadata, own: u32) -> Result
 /// Reads no more than a key, whatever the file's length has become.
 fn read_exactly(file: &mut File, path: &Path) -> Result<Zeroizing<[u8; FILE_LEN]>, KeyFileError> {
     let mut text = Zeroizing::new([0; FILE_LEN]);
-    file.read_exact(text.as_mut_slice())
-        .map_err(|source| KeyFileError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+    file.read_exact(text.as_mut_slice()).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
     Ok(text)
 }
 
@@ -249,11 +213,7 @@ fn parse(text: &[u8; FILE_LEN]) -> Option<Secret<32>> {
 }
 
 fn hex_digit(value: u8) -> u8 {
-    if value < 10 {
-        b'0' + value
-    } else {
-        b'a' + value - 10
-    }
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
 }
 
 fn hex_value(digit: u8) -> Option<u8> {
@@ -279,22 +239,12 @@ impl Initiator for KeyFileInitiator {
         MechanismId::KeyFile
     }
 
-    fn token<'a>(
-        &'a self,
-        th1: Th1,
-        _: &'a [u8; 32],
-    ) -> Step<'a, Result<ClientToken, MechanismError>> {
+    fn token<'a>(&'a self, th1: Th1, _: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>> {
         let token = [self.0.id.0.as_slice(), self.0.binder(&th1).expose()].concat();
-        Box::pin(ready(Ok(ClientToken {
-            token,
-            psk: self.0.psk(),
-        })))
+        Box::pin(ready(Ok(ClientToken { token, psk: self.0.psk() })))
     }
 
-    fn check_server<'a>(
-        &'a self,
-        _: &'a Answered,
-    ) -> Step<'a, Result<ServerProof, MechanismError>> {
+    fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(ready(Ok(ServerProof::SharedSecret)))
     }
 }
@@ -323,21 +273,14 @@ impl KeyRing {
     }
 
     fn check(&self, claim: Claim) -> Result<Verified, KeyRefused> {
-        let token: &[u8; TOKEN_LEN] = claim
-            .token()
-            .try_into()
-            .map_err(|_| KeyRefused::Token(claim.token().len()))?;
+        let token: &[u8; TOKEN_LEN] = claim.token().try_into().map_err(|_| KeyRefused::Token(claim.token().len()))?;
         let id = KeyId(token[..16].try_into().expect("16 bytes"));
         let (key, identity) = self.0.get(&id).ok_or(KeyRefused::UnknownKey(id))?;
         let binder: &[u8; 32] = token[16..].try_into().expect("48 bytes less 16");
         if !key.binder(claim.th1()).same(binder) {
             return Err(KeyRefused::Binder(id));
         }
-        let principal = Principal {
-            mechanism: MechanismId::KeyFile,
-            identity: *identity,
-            name: None,
-        };
+        let principal = Principal { mechanism: MechanismId::KeyFile, identity: *identity, name: None };
         let psk = key.psk();
         Ok(claim.verified(principal, psk))
     }
@@ -348,11 +291,7 @@ impl Acceptor for KeyRing {
         MechanismId::KeyFile
     }
 
-    fn verify(
-        &self,
-        claim: Claim,
-        _: Option<PeerCredentials>,
-    ) -> Step<'_, Result<Verified, MechanismError>> {
+    fn verify(&self, claim: Claim, _: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>> {
         Box::pin(ready(match claim.mechanism() {
             MechanismId::KeyFile => self.check(claim).map_err(MechanismError::from),
             other => Err(MechanismError::Other(other)),

@@ -107,17 +107,10 @@ pub trait Initiator: Send + Sync {
     /// Makes a token bound to `th1`.
     ///
     /// `random` is 32 fresh random bytes of this handshake alone, to be wiped by the caller; MUNGE's `m` is made of them.
-    fn token<'a>(
-        &'a self,
-        th1: Th1,
-        random: &'a [u8; 32],
-    ) -> Step<'a, Result<ClientToken, MechanismError>>;
+    fn token<'a>(&'a self, th1: Th1, random: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>>;
 
     /// Checks what the server sent, besides Finished.
-    fn check_server<'a>(
-        &'a self,
-        answered: &'a Answered,
-    ) -> Step<'a, Result<ServerProof, MechanismError>>;
+    fn check_server<'a>(&'a self, answered: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>>;
 }
 
 /// The server's side of a mechanism.
@@ -126,11 +119,7 @@ pub trait Acceptor: Send + Sync {
     fn id(&self) -> MechanismId;
 
     /// Checks a token. `peer` is what the kernel says about the connection, where it says something.
-    fn verify(
-        &self,
-        claim: Claim,
-        peer: Option<PeerCredentials>,
-    ) -> Step<'_, Result<Verified, MechanismError>>;
+    fn verify(&self, claim: Claim, peer: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>>;
 
     /// Makes the proof that [`ReplyToken::proof_len`] announced. Most mechanisms have none.
     fn prove(&self, _over: ProofTranscript) -> Step<'_, Result<Vec<u8>, MechanismError>> {

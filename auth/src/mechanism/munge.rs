@@ -43,9 +43,7 @@ pub enum MungeRefused {
     #[error("MUNGE credential is not encrypted; set a cipher in munged's configuration")]
     Unencrypted,
     /// The client was not told which uid the server has, and the one it found is nobody's it may trust unasked.
-    #[error(
-        "server claims uid {claimed}, which is neither this user nor a system account; say which uid is expected"
-    )]
+    #[error("server claims uid {claimed}, which is neither this user nor a system account; say which uid is expected")]
     UnexpectedServer {
         /// The uid that the server's address named.
         claimed: u32,
@@ -62,12 +60,7 @@ pub enum MungeRefused {
 ///
 /// # Errors
 /// For a claim that is none of these, or no claim at all (`u32::MAX`).
-pub fn server_uid(
-    expected: Option<u32>,
-    claimed: Option<u32>,
-    own: u32,
-    uid_min: u32,
-) -> Result<u32, MungeRefused> {
+pub fn server_uid(expected: Option<u32>, claimed: Option<u32>, own: u32, uid_min: u32) -> Result<u32, MungeRefused> {
     if let Some(expected) = expected {
         return Ok(expected);
     }
@@ -97,33 +90,16 @@ impl Initiator for MungeInitiator {
         MechanismId::Munge
     }
 
-    fn token<'a>(
-        &'a self,
-        th1: Th1,
-        random: &'a [u8; 32],
-    ) -> Step<'a, Result<ClientToken, MechanismError>> {
+    fn token<'a>(&'a self, th1: Th1, random: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>> {
         Box::pin(async move {
-            let options = EncodeOptions::new()
-                .payload(payload(&th1, random))
-                .ttl(TTL)
-                .restrict_uid(self.server_uid);
-            let credential = self
-                .munge
-                .encode(options)
-                .await
-                .map_err(MungeRefused::from)?;
+            let options = EncodeOptions::new().payload(payload(&th1, random)).ttl(TTL).restrict_uid(self.server_uid);
+            let credential = self.munge.encode(options).await.map_err(MungeRefused::from)?;
             let psk = Psk::shared(Secret::new(|secret| secret.copy_from_slice(random)));
-            Ok(ClientToken {
-                token: credential.as_str().as_bytes().to_vec(),
-                psk,
-            })
+            Ok(ClientToken { token: credential.as_str().as_bytes().to_vec(), psk })
         })
     }
 
-    fn check_server<'a>(
-        &'a self,
-        _: &'a Answered,
-    ) -> Step<'a, Result<ServerProof, MechanismError>> {
+    fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(std::future::ready(Ok(ServerProof::SharedSecret)))
     }
 }
@@ -138,10 +114,7 @@ pub struct MungeAcceptor {
 impl MungeAcceptor {
     /// Takes credentials that are restricted to this process's effective uid.
     pub fn new(munge: Munge) -> Self {
-        Self {
-            munge,
-            own_uid: Identity::own().uid,
-        }
+        Self { munge, own_uid: Identity::own().uid }
     }
 
     /// Checks at start that munged enforces restrictions: it must refuse us a credential for another uid.
@@ -150,10 +123,7 @@ impl MungeAcceptor {
     /// When it does not, or cannot be asked.
     pub async fn self_test(&self) -> Result<(), MungeRefused> {
         let other = self.own_uid.wrapping_add(1) % (u32::MAX - 1);
-        let credential = self
-            .munge
-            .encode(EncodeOptions::new().ttl(TTL).restrict_uid(other))
-            .await?;
+        let credential = self.munge.encode(EncodeOptions::new().ttl(TTL).restrict_uid(other)).await?;
         match self.munge.decode(&credential).await {
             Ok(_) => Err(MungeRefused::RestrictionNotEnforced),
             Err(error) if error.status() == Some(18) => Ok(()),
@@ -167,27 +137,14 @@ impl Acceptor for MungeAcceptor {
         MechanismId::Munge
     }
 
-    fn verify(
-        &self,
-        claim: Claim,
-        _: Option<PeerCredentials>,
-    ) -> Step<'_, Result<Verified, MechanismError>> {
+    fn verify(&self, claim: Claim, _: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>> {
         Box::pin(async move {
             if claim.mechanism() != MechanismId::Munge {
                 return Err(MechanismError::Other(claim.mechanism()));
             }
             // Only status 0 gives a `Decoded`: expired, rewound and replayed credentials are errors.
-            let decoded: Decoded = self
-                .munge
-                .decode(claim.token())
-                .await
-                .map_err(MungeRefused::from)?;
-            Ok(check(
-                claim,
-                decoded.metadata(),
-                decoded.payload(),
-                self.own_uid,
-            )?)
+            let decoded: Decoded = self.munge.decode(claim.token()).await.map_err(MungeRefused::from)?;
+            Ok(check(claim, decoded.metadata(), decoded.payload(), self.own_uid)?)
         })
     }
 }
@@ -201,12 +158,7 @@ fn payload(th1: &Th1, m: &[u8; 32]) -> Payload {
 }
 
 /// The checks of a credential that munged found valid, fresh and first.
-fn check(
-    claim: Claim,
-    metadata: &Metadata,
-    payload: &[u8],
-    own_uid: u32,
-) -> Result<Verified, MungeRefused> {
+fn check(claim: Claim, metadata: &Metadata, payload: &[u8], own_uid: u32) -> Result<Verified, MungeRefused> {
     match metadata.uid_restriction {
         None => return Err(MungeRefused::Unrestricted),
         Some(uid) if uid != own_uid => return Err(MungeRefused::OtherUid(uid)),
@@ -224,11 +176,7 @@ fn check(
         return Err(MungeRefused::OtherTranscript);
     }
     let m = Secret::from_slice(&payload[33..]).expect("65 bytes less 33");
-    let principal = Principal {
-        mechanism: MechanismId::Munge,
-        identity: metadata.identity,
-        name: None,
-    };
+    let principal = Principal { mechanism: MechanismId::Munge, identity: metadata.identity, name: None };
     Ok(claim.verified(principal, Psk::shared(m)))
 }
 

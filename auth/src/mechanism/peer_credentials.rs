@@ -30,9 +30,7 @@ pub enum PeerRefused {
     #[error("unexpected token of {0} bytes")]
     Token(usize),
     /// The server runs under another uid than was expected.
-    #[error(
-        "the server's socket belongs to uid {found}, not to uid {expected}; check who serves it"
-    )]
+    #[error("the server's socket belongs to uid {found}, not to uid {expected}; check who serves it")]
     OtherServer {
         /// Who it is.
         found: u32,
@@ -55,10 +53,7 @@ impl PeerCredentials {
     /// When it is not one.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
         let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self {
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
-        })
+        Ok(Self { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw() })
     }
 
     /// As a transport that asked the kernel by itself reports them.
@@ -75,10 +70,7 @@ impl PeerCredentials {
         if nobody(self.uid) || nobody(self.gid) {
             return Err(PeerRefused::Overflow);
         }
-        Ok(Identity {
-            uid: self.uid,
-            gid: self.gid,
-        })
+        Ok(Identity { uid: self.uid, gid: self.gid })
     }
 
     /// Proof for a client that the server is of this uid.
@@ -126,21 +118,11 @@ impl Initiator for PeerInitiator {
         MechanismId::PeerCredentials
     }
 
-    fn token<'a>(
-        &'a self,
-        _: Th1,
-        _: &'a [u8; 32],
-    ) -> Step<'a, Result<ClientToken, MechanismError>> {
-        Box::pin(ready(Ok(ClientToken {
-            token: Vec::new(),
-            psk: Psk::none(),
-        })))
+    fn token<'a>(&'a self, _: Th1, _: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>> {
+        Box::pin(ready(Ok(ClientToken { token: Vec::new(), psk: Psk::none() })))
     }
 
-    fn check_server<'a>(
-        &'a self,
-        _: &'a Answered,
-    ) -> Step<'a, Result<ServerProof, MechanismError>> {
+    fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(ready(Ok(ServerProof::Kernel(self.server))))
     }
 }
@@ -155,11 +137,7 @@ impl PeerAcceptor {
         if !claim.token().is_empty() {
             return Err(PeerRefused::Token(claim.token().len()));
         }
-        let principal = Principal {
-            mechanism: MechanismId::PeerCredentials,
-            identity,
-            name: None,
-        };
+        let principal = Principal { mechanism: MechanismId::PeerCredentials, identity, name: None };
         Ok(claim.verified(principal, Psk::none()))
     }
 }
@@ -169,11 +147,7 @@ impl Acceptor for PeerAcceptor {
         MechanismId::PeerCredentials
     }
 
-    fn verify(
-        &self,
-        claim: Claim,
-        peer: Option<PeerCredentials>,
-    ) -> Step<'_, Result<Verified, MechanismError>> {
+    fn verify(&self, claim: Claim, peer: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>> {
         Box::pin(ready(match claim.mechanism() {
             MechanismId::PeerCredentials => Self::check(claim, peer).map_err(MechanismError::from),
             other => Err(MechanismError::Other(other)),

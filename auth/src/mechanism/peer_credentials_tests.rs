@@ -6,15 +6,10 @@ use crate::protocol::server::Received;
 use std::os::unix::net::UnixStream;
 
 fn claim(token: &[u8]) -> Claim {
-    let offer = Offer {
-        mechanism: MechanismId::PeerCredentials,
-        ..offer()
-    };
+    let offer = Offer { mechanism: MechanismId::PeerCredentials, ..offer() };
     let begun = Begun::new(&offer, &[1; 32], ephemeral()).expect("an offer");
     let (hello, _) = begun.send(token, Psk::none()).expect("short");
-    Received::begin(&Hello::parse(&hello).expect("parsed"), &policy())
-        .expect("received")
-        .claim()
+    Received::begin(&Hello::parse(&hello).expect("parsed"), &policy()).expect("received").claim()
 }
 
 #[test]
@@ -41,10 +36,7 @@ fn overflow_ids_are_nobody() {
         let peer = PeerCredentials::from_kernel(uid, gid);
         assert_eq!(peer.identity(), Err(PeerRefused::Overflow));
         assert_eq!(peer.check_server(uid), Err(PeerRefused::Overflow));
-        assert_eq!(
-            PeerAcceptor::check(claim(b""), Some(peer)).err(),
-            Some(PeerRefused::Overflow)
-        );
+        assert_eq!(PeerAcceptor::check(claim(b""), Some(peer)).err(), Some(PeerRefused::Overflow));
     }
 }
 
@@ -52,48 +44,23 @@ fn overflow_ids_are_nobody() {
 fn a_server_of_another_uid_is_refused() {
     let peer = PeerCredentials::from_kernel(2003, 100);
     assert_eq!(peer.check_server(2003).map(|server| server.uid()), Ok(2003));
-    assert_eq!(
-        peer.check_server(0),
-        Err(PeerRefused::OtherServer {
-            found: 2003,
-            expected: 0
-        })
-    );
+    assert_eq!(peer.check_server(0), Err(PeerRefused::OtherServer { found: 2003, expected: 0 }));
 }
 
 #[test]
 fn the_kernels_word_is_taken_and_nothing_else() {
     let peer = PeerCredentials::from_kernel(1000, 100);
     let verified = PeerAcceptor::check(claim(b""), Some(peer)).expect("somebody");
-    assert_eq!(
-        verified.principal().identity,
-        Identity {
-            uid: 1000,
-            gid: 100
-        }
-    );
-    assert_eq!(
-        PeerAcceptor::check(claim(b""), None).err(),
-        Some(PeerRefused::None)
-    );
-    assert_eq!(
-        PeerAcceptor::check(claim(b"uid 0"), Some(peer)).err(),
-        Some(PeerRefused::Token(5))
-    );
+    assert_eq!(verified.principal().identity, Identity { uid: 1000, gid: 100 });
+    assert_eq!(PeerAcceptor::check(claim(b""), None).err(), Some(PeerRefused::None));
+    assert_eq!(PeerAcceptor::check(claim(b"uid 0"), Some(peer)).err(), Some(PeerRefused::Token(5)));
 }
 
 #[tokio::test]
 async fn a_token_of_another_mechanism_is_refused() {
     let hello = crate::fixtures::say_hello(&offer()).0;
     assert!(answer(&hello, &policy(), 1).is_ok());
-    let claim = Received::begin(&Hello::parse(&hello).expect("parsed"), &policy())
-        .expect("received")
-        .claim();
-    let refused = PeerAcceptor
-        .verify(claim, Some(PeerCredentials::from_kernel(1, 1)))
-        .await;
-    assert!(matches!(
-        refused,
-        Err(MechanismError::Other(MechanismId::KeyFile))
-    ));
+    let claim = Received::begin(&Hello::parse(&hello).expect("parsed"), &policy()).expect("received").claim();
+    let refused = PeerAcceptor.verify(claim, Some(PeerCredentials::from_kernel(1, 1))).await;
+    assert!(matches!(refused, Err(MechanismError::Other(MechanismId::KeyFile))));
 }

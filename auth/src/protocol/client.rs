@@ -75,16 +75,9 @@ impl Begun {
     ///
     /// # Errors
     /// For an impossible list of suites.
-    pub fn new(
-        offer: &Offer<'_>,
-        random: &[u8; 32],
-        ephemeral: Ephemeral,
-    ) -> Result<Self, HandshakeError> {
+    pub fn new(offer: &Offer<'_>, random: &[u8; 32], ephemeral: Ephemeral) -> Result<Self, HandshakeError> {
         let suites = offer.suites;
-        let twice = suites
-            .iter()
-            .enumerate()
-            .any(|(at, suite)| suites[..at].contains(suite));
+        let twice = suites.iter().enumerate().any(|(at, suite)| suites[..at].contains(suite));
         if suites.is_empty() || suites.len() > SUITES_MAX || twice {
             return Err(HandshakeError::Offer);
         }
@@ -98,12 +91,7 @@ impl Begun {
             server: offer.server,
             client_time_ms: offer.client_time_ms,
         });
-        Ok(Self {
-            draft,
-            ephemeral,
-            offered: SuiteOffer::new(suites),
-            protection: offer.protection,
-        })
+        Ok(Self { draft, ephemeral, offered: SuiteOffer::new(suites), protection: offer.protection })
     }
 
     /// What the mechanism's token is to be bound to.
@@ -116,22 +104,9 @@ impl Begun {
     /// # Errors
     /// For a token that is too long.
     pub fn send(self, token: &[u8], psk: Psk) -> Result<(Vec<u8>, Sent), HandshakeError> {
-        let Self {
-            draft,
-            ephemeral,
-            offered,
-            protection,
-        } = self;
-        let hello = draft
-            .finish(token)
-            .ok_or(HandshakeError::TokenTooLong(token.len()))?;
-        let sent = Sent {
-            hello: hello.clone(),
-            ephemeral,
-            offered,
-            protection,
-            psk,
-        };
+        let Self { draft, ephemeral, offered, protection } = self;
+        let hello = draft.finish(token).ok_or(HandshakeError::TokenTooLong(token.len()))?;
+        let sent = Sent { hello: hello.clone(), ephemeral, offered, protection, psk };
         Ok((hello, sent))
     }
 }
@@ -159,18 +134,8 @@ impl Sent {
         if terms.protection != self.protection {
             return Err(HandshakeError::OtherProtection(terms.protection));
         }
-        let Self {
-            hello,
-            ephemeral,
-            psk,
-            ..
-        } = self;
-        Ok(Answered {
-            hello,
-            reply: wire.to_vec(),
-            ephemeral,
-            psk,
-        })
+        let Self { hello, ephemeral, psk, .. } = self;
+        Ok(Answered { hello, reply: wire.to_vec(), ephemeral, psk })
     }
 }
 
@@ -210,9 +175,7 @@ impl Answered {
             ServerProof::SharedSecret | ServerProof::Kernel(_) if !reply.token().is_empty() => {
                 return Err(HandshakeError::UnexpectedToken);
             }
-            ServerProof::Token { over, proof_len }
-                if reply.proof_transcript(&self.hello, proof_len) != Some(over) =>
-            {
+            ServerProof::Token { over, proof_len } if reply.proof_transcript(&self.hello, proof_len) != Some(over) => {
                 return Err(HandshakeError::OtherTranscript);
             }
             ServerProof::SharedSecret | ServerProof::Kernel(_) | ServerProof::Token { .. } => {}
@@ -221,9 +184,7 @@ impl Answered {
         let (th2, finished) = (reply.th2(&self.hello), *reply.finished());
         let secret = HandshakeSecret::agree(&self.psk, self.ephemeral, &public_key);
         let secret = secret.map_err(|_| HandshakeError::LowOrderPoint)?;
-        let secrets = secret
-            .verify(&th2, &finished)
-            .map_err(|_| HandshakeError::WrongFinished)?;
+        let secrets = secret.verify(&th2, &finished).map_err(|_| HandshakeError::WrongFinished)?;
         Ok(Session { id, terms, secrets })
     }
 }

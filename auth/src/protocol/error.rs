@@ -144,10 +144,7 @@ impl SealedError {
             (6, 0) => Ok(Self::NoSuchRpc),
             (7, code) => {
                 let text = std::str::from_utf8(text).map_err(|_| ParseError::Field("text"))?;
-                Ok(Self::Handler {
-                    code,
-                    text: text.to_owned(),
-                })
+                Ok(Self::Handler { code, text: text.to_owned() })
             }
             _ => Err(ParseError::Field("code")),
         }
@@ -159,11 +156,7 @@ mod tests {
     use super::*;
 
     fn bare() -> [BareError; 3] {
-        [
-            BareError::No { echo: [7; 16] },
-            BareError::Retry { cookie: [8; 16] },
-            BareError::Version { echo: [9; 16] },
-        ]
+        [BareError::No { echo: [7; 16] }, BareError::Retry { cookie: [8; 16] }, BareError::Version { echo: [9; 16] }]
     }
 
     #[test]
@@ -196,10 +189,7 @@ mod tests {
 
     #[test]
     fn sealed_errors_come_back() {
-        let handler = SealedError::Handler {
-            code: 5,
-            text: "no such key".to_owned(),
-        };
+        let handler = SealedError::Handler { code: 5, text: "no such key".to_owned() };
         for error in [
             SealedError::Denied,
             SealedError::Expiring,
@@ -214,10 +204,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_between_characters() {
-        let error = SealedError::Handler {
-            code: 0,
-            text: "x".to_owned() + &"\u{e9}".repeat(2000),
-        };
+        let error = SealedError::Handler { code: 0, text: "x".to_owned() + &"\u{e9}".repeat(2000) };
         let body = error.encode();
         assert_eq!(body.len(), 8 + 1023);
         assert!(SealedError::parse(&body).is_ok());
@@ -225,21 +212,13 @@ mod tests {
 
     #[test]
     fn other_bodies_are_refused() {
-        for body in [
-            &[][..],
-            &[1],
-            &[0; 8],
-            &[3, 0, 0, 0, 0, 0, 0, 0],
-            &[1, 0, 0, 1, 0, 0, 0, 0],
-            &[1, 0, 0, 0, 1, 0, 0, 0],
-        ] {
+        for body in
+            [&[][..], &[1], &[0; 8], &[3, 0, 0, 0, 0, 0, 0, 0], &[1, 0, 0, 1, 0, 0, 0, 0], &[1, 0, 0, 0, 1, 0, 0, 0]]
+        {
             assert!(SealedError::parse(body).is_err(), "{body:?}");
         }
         assert!(SealedError::parse(&[1, 0, 0, 0, 0, 0, 0, 0, b'x']).is_err());
         assert!(SealedError::parse(&[7, 0, 0, 0, 0, 0, 0, 0, 0xff]).is_err());
-        assert!(
-            SealedError::parse(&[[7, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[b'x'; 1025]].concat())
-                .is_err()
-        );
+        assert!(SealedError::parse(&[[7, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[b'x'; 1025]].concat()).is_err());
     }
 }

@@ -17,11 +17,7 @@ pub struct SuiteOffer(u8);
 impl SuiteOffer {
     /// Of these suites.
     pub fn new(suites: &[Suite]) -> Self {
-        Self(
-            suites
-                .iter()
-                .fold(0, |bits, suite| bits | 1 << *suite as u8),
-        )
+        Self(suites.iter().fold(0, |bits, suite| bits | 1 << *suite as u8))
     }
 
     /// Whether it is one of them.
@@ -31,10 +27,7 @@ impl SuiteOffer {
 
     /// The first of `preferred` that is offered.
     pub fn choose(self, preferred: &[Suite]) -> Option<Suite> {
-        preferred
-            .iter()
-            .copied()
-            .find(|suite| self.contains(*suite))
+        preferred.iter().copied().find(|suite| self.contains(*suite))
     }
 }
 
@@ -77,8 +70,7 @@ impl<'a> Hello<'a> {
         if usize::from(reader.u16()?) != wire.len() {
             return Err(ParseError::Length(wire.len()));
         }
-        let mechanism =
-            MechanismId::from_wire(reader.u8()?).ok_or(ParseError::Field("mechanism"))?;
+        let mechanism = MechanismId::from_wire(reader.u8()?).ok_or(ParseError::Field("mechanism"))?;
         if wire.len() > mechanism.hello_max() {
             return Err(ParseError::Length(wire.len()));
         }
@@ -86,8 +78,7 @@ impl<'a> Hello<'a> {
         if !(1..=SUITES_MAX).contains(&n_suites) {
             return Err(ParseError::Field("n_suites"));
         }
-        let protection =
-            Protection::from_hello_flags(reader.u8()?).ok_or(ParseError::Field("flags"))?;
+        let protection = Protection::from_hello_flags(reader.u8()?).ok_or(ParseError::Field("flags"))?;
         let cookie_len = reader.u8()?;
         let random = reader.array()?;
         let public_key = reader.array()?;
@@ -227,10 +218,7 @@ impl HelloDraft {
         if let Some(cookie) = fields.cookie {
             bytes.extend_from_slice(cookie);
         }
-        Self {
-            bytes,
-            mechanism: fields.mechanism,
-        }
+        Self { bytes, mechanism: fields.mechanism }
     }
 
     pub(super) fn th1(&self) -> Th1 {
@@ -243,8 +231,7 @@ impl HelloDraft {
         if total > self.mechanism.hello_max() {
             return None;
         }
-        self.bytes
-            .extend_from_slice(&u16::try_from(token.len()).ok()?.to_le_bytes());
+        self.bytes.extend_from_slice(&u16::try_from(token.len()).ok()?.to_le_bytes());
         self.bytes.extend_from_slice(token);
         self.bytes[2..4].copy_from_slice(&u16::try_from(total).ok()?.to_le_bytes());
         Some(self.bytes)

@@ -40,9 +40,7 @@ impl Terms {
         if !Window::is_size(self.window_bits) {
             return Err(ParseError::Field("window bits"));
         }
-        let seconds = |time: Duration| {
-            time.subsec_nanos() == 0 && (1..=u64::from(u32::MAX)).contains(&time.as_secs())
-        };
+        let seconds = |time: Duration| time.subsec_nanos() == 0 && (1..=u64::from(u32::MAX)).contains(&time.as_secs());
         if !seconds(self.idle) || !seconds(self.absolute) {
             return Err(ParseError::Field("lifetime"));
         }
@@ -89,8 +87,7 @@ impl<'a> HelloReply<'a> {
             return Err(ParseError::Length(wire.len()));
         }
         let suite = Suite::from_wire(reader.u8()?).ok_or(ParseError::Field("suite"))?;
-        let protection =
-            Protection::from_hello_flags(reader.u8()?).ok_or(ParseError::Field("flags"))?;
+        let protection = Protection::from_hello_flags(reader.u8()?).ok_or(ParseError::Field("flags"))?;
         let window_bits = reader.u16()?;
         let session = SessionId::new(reader.array()?);
         let _random: [u8; 32] = reader.array()?;
@@ -103,24 +100,9 @@ impl<'a> HelloReply<'a> {
         let token = reader.take(usize::from(token_len))?;
         let finished = reader.array()?;
         reader.end()?;
-        let terms = Terms {
-            suite,
-            protection,
-            window_bits,
-            idle,
-            absolute,
-            max_in_flight,
-            max_message,
-        };
+        let terms = Terms { suite, protection, window_bits, idle, absolute, max_in_flight, max_message };
         terms.check()?;
-        Ok(Self {
-            wire,
-            session,
-            public_key,
-            terms,
-            token,
-            finished,
-        })
+        Ok(Self { wire, session, public_key, terms, token, finished })
     }
 
     /// The session's name.
@@ -152,16 +134,9 @@ impl<'a> HelloReply<'a> {
     }
 
     /// Up to a proof of this length at the end of the token, or `None` when the token is shorter.
-    pub(super) fn proof_transcript(
-        &self,
-        hello: &[u8],
-        proof_len: usize,
-    ) -> Option<ProofTranscript> {
+    pub(super) fn proof_transcript(&self, hello: &[u8], proof_len: usize) -> Option<ProofTranscript> {
         let head = self.token.len().checked_sub(proof_len)?;
-        Some(ProofTranscript::of(
-            hello,
-            &self.wire[..HELLO_REP_FIXED + head],
-        ))
+        Some(ProofTranscript::of(hello, &self.wire[..HELLO_REP_FIXED + head]))
     }
 }
 
@@ -182,9 +157,7 @@ impl ReplyDraft {
         proof_len: usize,
     ) -> Option<Self> {
         let token_len = token_head.len().checked_add(proof_len)?;
-        let total = HELLO_REP_FIXED
-            .checked_add(token_len)?
-            .checked_add(FINISHED_LEN)?;
+        let total = HELLO_REP_FIXED.checked_add(token_len)?.checked_add(FINISHED_LEN)?;
         if total > HELLO_REP_MAX {
             return None;
         }
@@ -197,12 +170,7 @@ impl ReplyDraft {
         bytes.extend_from_slice(random);
         bytes.extend_from_slice(public_key);
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        for number in [
-            seconds(terms.idle),
-            seconds(terms.absolute),
-            terms.max_in_flight,
-            terms.max_message,
-        ] {
+        for number in [seconds(terms.idle), seconds(terms.absolute), terms.max_in_flight, terms.max_message] {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(&u16::try_from(token_len).ok()?.to_le_bytes());

@@ -7,10 +7,7 @@ const GOLDEN: &str = "a1058e0001000008030303030303030303030303030303030404040404
      000010000400616263646dc90bfa39d57c879450c5f25f1653b9bf5040946ffb3944c75c198b2041e558";
 
 fn golden_terms() -> Terms {
-    Terms {
-        max_message: 1 << 20,
-        ..terms()
-    }
+    Terms { max_message: 1 << 20, ..terms() }
 }
 
 fn draft(terms: &Terms) -> ReplyDraft {
@@ -43,10 +40,7 @@ fn a_changed_reply_is_refused_or_has_another_transcript_or_finished() {
             continue;
         };
         assert_eq!(changed.len(), wire.len(), "a cut or longer one was parsed");
-        assert!(
-            reply.th2(b"hello") != original.th2(b"hello")
-                || reply.finished() != original.finished()
-        );
+        assert!(reply.th2(b"hello") != original.th2(b"hello") || reply.finished() != original.finished());
     }
 }
 
@@ -54,45 +48,18 @@ fn a_changed_reply_is_refused_or_has_another_transcript_or_finished() {
 fn terms_that_make_no_sense_are_refused() {
     let good = golden_terms();
     for bad in [
-        Terms {
-            window_bits: 0,
-            ..good
-        },
-        Terms {
-            window_bits: 100,
-            ..good
-        },
-        Terms {
-            window_bits: 8192,
-            ..good
-        },
-        Terms {
-            idle: Duration::ZERO,
-            ..good
-        },
-        Terms {
-            absolute: Duration::ZERO,
-            ..good
-        },
-        Terms {
-            max_in_flight: 0,
-            ..good
-        },
-        Terms {
-            max_in_flight: 1025,
-            ..good
-        },
-        Terms {
-            max_message: 4095,
-            ..good
-        },
+        Terms { window_bits: 0, ..good },
+        Terms { window_bits: 100, ..good },
+        Terms { window_bits: 8192, ..good },
+        Terms { idle: Duration::ZERO, ..good },
+        Terms { absolute: Duration::ZERO, ..good },
+        Terms { max_in_flight: 0, ..good },
+        Terms { max_in_flight: 1025, ..good },
+        Terms { max_message: 4095, ..good },
     ] {
         let mut wire = draft(&bad).with_proof(b"cd");
         wire.extend_from_slice(&[0; 32]);
-        assert!(
-            matches!(HelloReply::parse(&wire), Err(ParseError::Field(_))),
-            "{bad:?}"
-        );
+        assert!(matches!(HelloReply::parse(&wire), Err(ParseError::Field(_))), "{bad:?}");
     }
 }
 
@@ -110,15 +77,7 @@ fn a_proof_is_over_all_that_is_before_it() {
 #[test]
 fn a_token_that_does_not_fit_is_refused() {
     let new = |head: usize, proof| {
-        ReplyDraft::new(
-            &terms(),
-            SessionId::new([3; 16]),
-            &[4; 32],
-            &[5; 32],
-            &vec![0; head],
-            proof,
-        )
-        .is_some()
+        ReplyDraft::new(&terms(), SessionId::new([3; 16]), &[4; 32], &[5; 32], &vec![0; head], proof).is_some()
     };
     let room = HELLO_REP_MAX - HELLO_REP_FIXED - FINISHED_LEN;
     assert!(new(room, 0) && new(0, room));

@@ -24,21 +24,9 @@ fn fields() -> HelloFields<'static> {
 
 #[test]
 fn a_hello_has_golden_bytes() {
-    assert_eq!(
-        HelloDraft::new(&fields())
-            .finish(b"MUNGE:AAAA:")
-            .expect("short"),
-        hex(GOLDEN)
-    );
-    let one = HelloFields {
-        suites: &[Suite::ChaCha20Poly1305],
-        cookie: None,
-        ..fields()
-    };
-    assert_eq!(
-        HelloDraft::new(&one).finish(b"").expect("short"),
-        hex(ONE_SUITE)
-    );
+    assert_eq!(HelloDraft::new(&fields()).finish(b"MUNGE:AAAA:").expect("short"), hex(GOLDEN));
+    let one = HelloFields { suites: &[Suite::ChaCha20Poly1305], cookie: None, ..fields() };
+    assert_eq!(HelloDraft::new(&one).finish(b"").expect("short"), hex(ONE_SUITE));
 }
 
 #[test]
@@ -91,24 +79,15 @@ fn bad_fields_are_refused() {
     refused(113, 1, ParseError::Field("pad"));
     let mut twice = hex(GOLDEN);
     twice[113] = twice[112];
-    assert_eq!(
-        Hello::parse(&twice).err(),
-        Some(ParseError::Field("suites"))
-    );
+    assert_eq!(Hello::parse(&twice).err(), Some(ParseError::Field("suites")));
 }
 
 #[test]
 fn a_token_longer_than_its_mechanism_allows_is_refused() {
     let room = |mechanism: MechanismId| mechanism.hello_max() - hex(ONE_SUITE).len();
     for mechanism in [MechanismId::Munge, MechanismId::X509, MechanismId::Gssapi] {
-        let draft = || {
-            HelloDraft::new(&HelloFields {
-                mechanism,
-                suites: &[Suite::Aes256Gcm],
-                cookie: None,
-                ..fields()
-            })
-        };
+        let draft =
+            || HelloDraft::new(&HelloFields { mechanism, suites: &[Suite::Aes256Gcm], cookie: None, ..fields() });
         let longest = draft().finish(&vec![0; room(mechanism)]).expect("fits");
         assert!(Hello::parse(&longest).is_ok());
         assert!(draft().finish(&vec![0; room(mechanism) + 1]).is_none());
@@ -125,18 +104,9 @@ fn unknown_suites_are_passed_over() {
     let mut wire = hex(GOLDEN);
     wire[112] = 77;
     let offer = Hello::parse(&wire).expect("one is known").suites();
-    assert_eq!(
-        offer.choose(&[Suite::Aes256Gcm, Suite::ChaCha20Poly1305]),
-        Some(Suite::ChaCha20Poly1305)
-    );
+    assert_eq!(offer.choose(&[Suite::Aes256Gcm, Suite::ChaCha20Poly1305]), Some(Suite::ChaCha20Poly1305));
     wire[113] = 78;
-    assert_eq!(
-        Hello::parse(&wire)
-            .expect("none is known")
-            .suites()
-            .choose(&[Suite::Aes256Gcm]),
-        None
-    );
+    assert_eq!(Hello::parse(&wire).expect("none is known").suites().choose(&[Suite::Aes256Gcm]), None);
 }
 
 /// libzmq CVE-2019-13132: sizes of a peer were believed before they were checked.

@@ -21,19 +21,13 @@ impl SessionId {
 
     /// What audit events name the session by: 8 bytes of a hash, from which the id cannot be had.
     pub fn log_id(&self) -> [u8; 8] {
-        labelled_hash("log id", &self.0)[..8]
-            .try_into()
-            .expect("8 of 32 bytes")
+        labelled_hash("log id", &self.0)[..8].try_into().expect("8 of 32 bytes")
     }
 }
 
 impl fmt::Debug for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "SessionId(log {:016x})",
-            u64::from_be_bytes(self.log_id())
-        )
+        write!(f, "SessionId(log {:016x})", u64::from_be_bytes(self.log_id()))
     }
 }
 
@@ -152,9 +146,6 @@ impl Tick {
     /// This much later.
     #[must_use]
     pub fn after(self, time: std::time::Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 }

@@ -34,30 +34,17 @@ pub(crate) fn expand(secret: &[u8; 32], info: &[&[u8]], out: &mut [u8]) {
         }
     }
     let prk = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, secret);
-    let okm = prk
-        .expand(info, Len(out.len()))
-        .expect("callers ask for less than 255 blocks");
+    let okm = prk.expand(info, Len(out.len())).expect("callers ask for less than 255 blocks");
     okm.fill(out).expect("the length is that of the request");
 }
 
 /// HKDF-Expand-Label: `info` is the length (u16, big-endian), the length of prefix and label (u8), both of them, the
 /// length of the context (u8) and the context, exactly as in TLS 1.3, so that no two of them can be confused.
-pub(crate) fn expand_label<const N: usize>(
-    secret: &Secret<32>,
-    label: &str,
-    context: &[u8],
-) -> Secret<N> {
+pub(crate) fn expand_label<const N: usize>(secret: &Secret<32>, label: &str, context: &[u8]) -> Secret<N> {
     let len = u16::try_from(N).expect("keys are short").to_be_bytes();
     let label_len = [u8::try_from(LABEL_PREFIX.len() + label.len()).expect("labels are short")];
     let context_len = [u8::try_from(context.len()).expect("contexts are hashes")];
-    let info: [&[u8]; 6] = [
-        &len,
-        &label_len,
-        LABEL_PREFIX,
-        label.as_bytes(),
-        &context_len,
-        context,
-    ];
+    let info: [&[u8]; 6] = [&len, &label_len, LABEL_PREFIX, label.as_bytes(), &context_len, context];
     Secret::new(|out| expand(secret.expose(), &info, out))
 }
 
@@ -66,10 +53,7 @@ mod tests {
     use super::*;
 
     fn bytes(hex: &str) -> Vec<u8> {
-        (0..hex.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex"))
-            .collect()
+        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hex")).collect()
     }
 
     fn check(ikm: &[u8], salt: &[u8], info: &[u8], prk: &str, okm: &str) {

@@ -129,15 +129,8 @@ impl Header {
         if flags & !0b111 != 0 {
             return Err(ParseError::Field("flags"));
         }
-        let protection = if flags & 1 == 0 {
-            Protection::IntegrityOnly
-        } else {
-            Protection::Sealed
-        };
-        let content = Content {
-            bulk: flags & 2 != 0,
-            large: flags & 4 != 0,
-        };
+        let protection = if flags & 1 == 0 { Protection::IntegrityOnly } else { Protection::Sealed };
+        let content = Content { bulk: flags & 2 != 0, large: flags & 4 != 0 };
         let epoch = reader.u8()?;
         if reader.u32()? != 0 {
             return Err(ParseError::Field("part"));
@@ -147,24 +140,12 @@ impl Header {
         if seq >= SEQ_END {
             return Err(ParseError::Field("seq"));
         }
-        let target = Target {
-            rpc: reader.u64()?,
-            provider: reader.u16()?,
-        };
+        let target = Target { rpc: reader.u64()?, provider: reader.u16()? };
         if reader.u16()? != 0 {
             return Err(ParseError::Field("zero"));
         }
         let body_len = reader.u32()?;
-        Ok(Self {
-            kind,
-            protection,
-            content,
-            epoch,
-            session,
-            seq,
-            target,
-            body_len,
-        })
+        Ok(Self { kind, protection, content, epoch, session, seq, target, body_len })
     }
 }
 
@@ -185,9 +166,7 @@ impl<'a> Incoming<'a> {
         if wire.len() as u64 != expected {
             return Err(ParseError::Length(wire.len()));
         }
-        if header.kind == Kind::Close
-            && (header.body_len != 0 || header.content != Content::default())
-        {
+        if header.kind == Kind::Close && (header.body_len != 0 || header.content != Content::default()) {
             return Err(ParseError::Field("body of close"));
         }
         Ok(Self { header, wire })

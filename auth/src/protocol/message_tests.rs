@@ -5,17 +5,11 @@ fn header() -> Header {
     Header {
         kind: Kind::Request,
         protection: Protection::Sealed,
-        content: Content {
-            bulk: true,
-            large: true,
-        },
+        content: Content { bulk: true, large: true },
         epoch: 0xee,
         session: SessionId::new([3; 16]),
         seq: 0x0102_0304_0506_0708,
-        target: Target {
-            rpc: 0x1112_1314_1516_1718,
-            provider: 0x2122,
-        },
+        target: Target { rpc: 0x1112_1314_1516_1718, provider: 0x2122 },
         body_len: 5,
     }
 }
@@ -28,10 +22,7 @@ fn wire() -> Vec<u8> {
 
 #[test]
 fn a_header_comes_back() {
-    assert_eq!(
-        Incoming::parse(&mut wire()).expect("a message").header(),
-        &header()
-    );
+    assert_eq!(Incoming::parse(&mut wire()).expect("a message").header(), &header());
 }
 
 #[test]
@@ -47,10 +38,7 @@ fn a_message_has_its_length_to_the_byte() {
 fn no_length_overflows() {
     let mut wire = wire();
     wire[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert!(matches!(
-        Incoming::parse(&mut wire),
-        Err(ParseError::Length(_))
-    ));
+    assert!(matches!(Incoming::parse(&mut wire), Err(ParseError::Length(_))));
 }
 
 #[test]

@@ -25,9 +25,7 @@ mod window;
 
 pub use error::{BareError, SealedError};
 pub use hello::{HELLO_FIXED, HELLO_MAX, Hello, SUITES_MAX, SuiteOffer};
-pub use hello_reply::{
-    FINISHED_LEN, HELLO_REP_FIXED, HELLO_REP_MAX, HelloReply, MESSAGE_LEN_MIN, Terms,
-};
+pub use hello_reply::{FINISHED_LEN, HELLO_REP_FIXED, HELLO_REP_MAX, HelloReply, MESSAGE_LEN_MIN, Terms};
 pub use ids::{MechanismId, Protection, ServerId, SessionId, Suite, Tick};
 pub use parse::ParseError;
 pub use schedule::{Ephemeral, HandshakeSecret, LowOrderPoint, Psk, SessionSecrets, WrongFinished};

@@ -24,17 +24,11 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes,
-            whole: bytes.len(),
-        }
+        Self { rest: bytes, whole: bytes.len() }
     }
 
     pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], ParseError> {
-        let (front, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(ParseError::Length(self.whole))?;
+        let (front, rest) = self.rest.split_at_checked(len).ok_or(ParseError::Length(self.whole))?;
         self.rest = rest;
         Ok(front)
     }
@@ -72,11 +66,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Result<(), ParseError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(ParseError::Length(self.whole))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(ParseError::Length(self.whole)) }
     }
 
     pub(super) fn position(&self) -> usize {

@@ -17,12 +17,7 @@ impl Ephemeral {
     /// A fresh pair, or `None` when the system gave no random bytes.
     pub fn generate(random: &dyn SecureRandom) -> Option<Self> {
         let private = EphemeralPrivateKey::generate(&X25519, random).ok()?;
-        let public = private
-            .compute_public_key()
-            .ok()?
-            .as_ref()
-            .try_into()
-            .ok()?;
+        let public = private.compute_public_key().ok()?.as_ref().try_into().ok()?;
         Some(Self { private, public })
     }
 
@@ -81,22 +76,13 @@ impl HandshakeSecret {
     /// # Errors
     /// For points of low order: ring refuses an all-zero result.
     pub fn agree(psk: &Psk, own: Ephemeral, peer: &[u8; 32]) -> Result<Self, LowOrderPoint> {
-        agreement::agree_ephemeral(
-            own.private,
-            &UnparsedPublicKey::new(&X25519, peer),
-            |shared| Self::mix(psk, shared),
-        )
-        .map_err(|_| LowOrderPoint)
+        agreement::agree_ephemeral(own.private, &UnparsedPublicKey::new(&X25519, peer), |shared| Self::mix(psk, shared))
+            .map_err(|_| LowOrderPoint)
     }
 
     fn mix(psk: &Psk, shared: &[u8]) -> Self {
         let none = [0; 32];
-        let early = extract(
-            b"hgrpc1",
-            psk.0
-                .as_ref()
-                .map_or(none.as_slice(), |secret| secret.expose()),
-        );
+        let early = extract(b"hgrpc1", psk.0.as_ref().map_or(none.as_slice(), |secret| secret.expose()));
         let salt: Secret<32> = expand_label(&early, "derived", b"");
         Self(extract(salt.expose(), shared))
     }
@@ -117,11 +103,7 @@ impl HandshakeSecret {
     /// # Errors
     /// When the server does not hold the same secrets or saw another transcript.
     pub fn verify(self, th2: &Th2, finished: &[u8; 32]) -> Result<SessionSecrets, WrongFinished> {
-        if self.finished(th2).same(finished) {
-            Ok(self.derive(&Th3::of(th2, finished)))
-        } else {
-            Err(WrongFinished)
-        }
+        if self.finished(th2).same(finished) { Ok(self.derive(&Th3::of(th2, finished))) } else { Err(WrongFinished) }
     }
 
     fn derive(self, th3: &Th3) -> SessionSecrets {

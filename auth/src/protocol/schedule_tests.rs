@@ -21,75 +21,35 @@ fn th2() -> Th2 {
 fn transcripts_are_golden() {
     let hello = hex(HELLO);
     let th1 = Hello::parse(&hello).expect("golden").th1();
-    assert_eq!(
-        th1.as_bytes().as_slice(),
-        hex("688fdaa43fe508387a517d0d7e2c30eadd9206bf3ffd1a868e2b58b7c587e04e")
-    );
-    assert_eq!(
-        th2().as_bytes().as_slice(),
-        hex("dcd374413227fb77863aeee60d0344fd56343c3aa1df7e28b9afabf395355155")
-    );
+    assert_eq!(th1.as_bytes().as_slice(), hex("688fdaa43fe508387a517d0d7e2c30eadd9206bf3ffd1a868e2b58b7c587e04e"));
+    assert_eq!(th2().as_bytes().as_slice(), hex("dcd374413227fb77863aeee60d0344fd56343c3aa1df7e28b9afabf395355155"));
     let finished = hex(FINISHED).try_into().expect("32 bytes");
     let th3 = Th3::of(&th2(), &finished);
-    assert_eq!(
-        th3.as_bytes().as_slice(),
-        hex("517df3c3387928cbbc629ef115803ac053ea359f9444583755739b74b01e1f97")
-    );
+    assert_eq!(th3.as_bytes().as_slice(), hex("517df3c3387928cbbc629ef115803ac053ea359f9444583755739b74b01e1f97"));
 }
 
 #[test]
 fn the_schedule_is_golden() {
-    let (finished, secrets) =
-        HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]).finish(&th2());
+    let (finished, secrets) = HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]).finish(&th2());
     assert_eq!(finished.as_slice(), hex(FINISHED));
     let check = |secret: &Secret<32>, golden| assert_eq!(secret.expose().as_slice(), hex(golden));
-    check(
-        &secrets.client_to_server,
-        "8584cc5d6ca63362d48c254874fbcea595fffa749e33bc7e103dd5be1d6999ac",
-    );
-    check(
-        &secrets.server_to_client,
-        "79e14cd82e388781cc82999798dbce1da818a68dcbcbc4c5574af3300581a51f",
-    );
-    check(
-        &secrets.bulk,
-        "43a24e3337c9c5a6562f60c0d98d27e59cea827db5b70af183b539b5aba41a57",
-    );
-    check(
-        &secrets.exporter,
-        "20938764bf0447ba87bf533489e53da0f6e3e5d5e9778596bf4f4e67e36142bf",
-    );
+    check(&secrets.client_to_server, "8584cc5d6ca63362d48c254874fbcea595fffa749e33bc7e103dd5be1d6999ac");
+    check(&secrets.server_to_client, "79e14cd82e388781cc82999798dbce1da818a68dcbcbc4c5574af3300581a51f");
+    check(&secrets.bulk, "43a24e3337c9c5a6562f60c0d98d27e59cea827db5b70af183b539b5aba41a57");
+    check(&secrets.exporter, "20938764bf0447ba87bf533489e53da0f6e3e5d5e9778596bf4f4e67e36142bf");
     let first = Traffic::new(secrets.client_to_server);
-    check(
-        &first.key(),
-        "789c636f2f49dddb406cadfa6be901c9331af1eea7265634e88f136b65a9522f",
-    );
-    assert_eq!(
-        first.iv().expose().as_slice(),
-        hex("7996d17c9eb596113691588c")
-    );
+    check(&first.key(), "789c636f2f49dddb406cadfa6be901c9331af1eea7265634e88f136b65a9522f");
+    assert_eq!(first.iv().expose().as_slice(), hex("7996d17c9eb596113691588c"));
     let second = first.next();
-    check(
-        &second.0,
-        "71855445718a1f0b5ffc12cb20d4da650a87c869ff0c5d29ab5f9550c1fcb023",
-    );
-    check(
-        &second.key(),
-        "c1770fbddba1b2d900062edf1ff0d662465d3dc04107ec016c1a31663fa9dbfd",
-    );
-    assert_eq!(
-        second.iv().expose().as_slice(),
-        hex("fa43ef488df97f0fc1872be9")
-    );
+    check(&second.0, "71855445718a1f0b5ffc12cb20d4da650a87c869ff0c5d29ab5f9550c1fcb023");
+    check(&second.key(), "c1770fbddba1b2d900062edf1ff0d662465d3dc04107ec016c1a31663fa9dbfd");
+    assert_eq!(second.iv().expose().as_slice(), hex("fa43ef488df97f0fc1872be9"));
 }
 
 #[test]
 fn without_a_secret_of_the_mechanism_zeros_are_used() {
     let (finished, _) = HandshakeSecret::mix(&Psk::none(), &[0x22; 32]).finish(&th2());
-    assert_eq!(
-        finished.as_slice(),
-        hex("3e693c668d9496c61e72bdac7dc487f83f780a11559e6e74a44f3db68e9f55fd")
-    );
+    assert_eq!(finished.as_slice(), hex("3e693c668d9496c61e72bdac7dc487f83f780a11559e6e74a44f3db68e9f55fd"));
 }
 
 #[test]
@@ -97,16 +57,8 @@ fn the_client_gets_the_same_secrets_for_the_right_finished_only() {
     let mixed = || HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]);
     let (finished, server) = mixed().finish(&th2());
     let client = mixed().verify(&th2(), &finished).expect("the right one");
-    assert!(
-        client
-            .client_to_server
-            .same(server.client_to_server.expose())
-    );
-    assert!(
-        client
-            .server_to_client
-            .same(server.server_to_client.expose())
-    );
+    assert!(client.client_to_server.same(server.client_to_server.expose()));
+    assert!(client.server_to_client.same(server.server_to_client.expose()));
     for bit in 0..256 {
         let mut wrong = finished;
         wrong[bit / 8] ^= 1 << (bit % 8);
@@ -142,13 +94,8 @@ fn points_of_low_order_are_refused() {
 fn two_ends_agree() {
     let (client, server) = (ephemeral(), ephemeral());
     let (of_client, of_server) = (*client.public_key(), *server.public_key());
-    let (finished, _) = HandshakeSecret::agree(&Psk::none(), server, &of_client)
-        .expect("honest")
-        .finish(&th2());
+    let (finished, _) = HandshakeSecret::agree(&Psk::none(), server, &of_client).expect("honest").finish(&th2());
     assert!(
-        HandshakeSecret::agree(&Psk::none(), client, &of_server)
-            .expect("honest")
-            .verify(&th2(), &finished)
-            .is_ok()
+        HandshakeSecret::agree(&Psk::none(), client, &of_server).expect("honest").verify(&th2(), &finished).is_ok()
     );
 }

@@ -103,13 +103,7 @@ impl Claim {
 
     /// The mechanism's word that the token proves this principal. To be given only by a mechanism that checked it.
     pub fn verified(self, principal: Principal, psk: Psk) -> Verified {
-        Verified {
-            th1: self.th1,
-            principal,
-            psk,
-            token: ReplyToken::default(),
-            expires: None,
-        }
+        Verified { th1: self.th1, principal, psk, token: ReplyToken::default(), expires: None }
     }
 }
 
@@ -158,15 +152,8 @@ impl Received {
         if !policy.protections.contains(&hello.protection()) {
             return Err(HelloRefused::Protection(hello.protection()));
         }
-        let suite = hello
-            .suites()
-            .choose(&policy.suites)
-            .ok_or(HelloRefused::NoCommonSuite)?;
-        let terms = Terms {
-            suite,
-            protection: hello.protection(),
-            ..policy.terms
-        };
+        let suite = hello.suites().choose(&policy.suites).ok_or(HelloRefused::NoCommonSuite)?;
+        let terms = Terms { suite, protection: hello.protection(), ..policy.terms };
         terms.check()?;
         Ok(Self {
             th1: hello.th1(),
@@ -211,25 +198,11 @@ impl Received {
             terms.check()?;
         }
         let ReplyToken { head, proof_len } = &verified.token;
-        let draft = ReplyDraft::new(
-            &terms,
-            session,
-            random,
-            ephemeral.public_key(),
-            head,
-            *proof_len,
-        );
+        let draft = ReplyDraft::new(&terms, session, random, ephemeral.public_key(), head, *proof_len);
         let draft = draft.ok_or(HelloRefused::Reply)?;
         let secret = HandshakeSecret::agree(&verified.psk, ephemeral, &self.public_key);
         let secret = secret.map_err(|_| HelloRefused::LowOrderPoint)?;
-        Ok(Proving {
-            hello: self.hello,
-            draft,
-            secret,
-            session,
-            terms,
-            principal: verified.principal,
-        })
+        Ok(Proving { hello: self.hello, draft, secret, session, terms, principal: verified.principal })
     }
 }
 
@@ -261,19 +234,8 @@ impl Proving {
         let (finished, secrets) = self.secret.finish(&Th2::of(&self.hello, &reply));
         reply.extend_from_slice(&finished);
         debug_assert_eq!(finished.len(), FINISHED_LEN);
-        let Self {
-            session,
-            terms,
-            principal,
-            ..
-        } = self;
-        Ok(Established {
-            reply,
-            session,
-            terms,
-            principal,
-            secrets,
-        })
+        let Self { session, terms, principal, .. } = self;
+        Ok(Established { reply, session, terms, principal, secrets })
     }
 }
 

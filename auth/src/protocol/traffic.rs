@@ -57,21 +57,14 @@ impl ReadyKey {
             Suite::Aes256Gcm => &aead::AES_256_GCM,
             Suite::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
         };
-        let key = UnboundKey::new(algorithm, traffic.key().expose())
-            .expect("both ciphers have 32-byte keys");
-        Box::new(Self {
-            key: LessSafeKey::new(key),
-            iv: traffic.iv(),
-        })
+        let key = UnboundKey::new(algorithm, traffic.key().expose()).expect("both ciphers have 32-byte keys");
+        Box::new(Self { key: LessSafeKey::new(key), iv: traffic.iv() })
     }
 
     /// iv XOR (part u32 || seq u64), both little-endian; the part is always 0.
     fn nonce(&self, seq: u64) -> Nonce {
         let mut nonce = *self.iv.expose();
-        nonce[4..]
-            .iter_mut()
-            .zip(seq.to_le_bytes())
-            .for_each(|(byte, seq)| *byte ^= seq);
+        nonce[4..].iter_mut().zip(seq.to_le_bytes()).for_each(|(byte, seq)| *byte ^= seq);
         Nonce::assume_unique_for_key(nonce)
     }
 
@@ -87,29 +80,17 @@ impl ReadyKey {
         let tag = match header.protection {
             Protection::Sealed => {
                 let (aad, len) = sealed_aad(&head, bind);
-                self.key.seal_in_place_separate_tag(
-                    nonce,
-                    Aad::from(&aad[..len]),
-                    &mut bytes[HEADER_LEN..],
-                )
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[HEADER_LEN..])
             }
             Protection::IntegrityOnly => {
                 let len = bytes.len();
                 bytes.extend_from_slice(bind.map_or(&[], |tag| tag.as_slice()));
-                let tag = self.key.seal_in_place_separate_tag(
-                    nonce,
-                    Aad::from(bytes.as_slice()),
-                    &mut [],
-                );
+                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(bytes.as_slice()), &mut []);
                 bytes.truncate(len);
                 tag
             }
         };
-        let tag: Tag = tag
-            .expect(limits)
-            .as_ref()
-            .try_into()
-            .expect("both ciphers have 16-byte tags");
+        let tag: Tag = tag.expect(limits).as_ref().try_into().expect("both ciphers have 16-byte tags");
         bytes.extend_from_slice(&tag);
         tag
     }
@@ -123,32 +104,21 @@ impl ReadyKey {
         let good = match header.protection {
             Protection::Sealed => {
                 let (aad, len) = sealed_aad(wire[..HEADER_LEN].try_into().expect("48 bytes"), bind);
-                self.key
-                    .open_in_place(nonce, Aad::from(&aad[..len]), &mut wire[HEADER_LEN..])
-                    .is_ok()
+                self.key.open_in_place(nonce, Aad::from(&aad[..len]), &mut wire[HEADER_LEN..]).is_ok()
             }
             Protection::IntegrityOnly => {
                 let end = bind.map_or(at, |bind| {
                     wire[at..].copy_from_slice(bind);
                     at + TAG_LEN
                 });
-                self.key
-                    .open_in_place(nonce, Aad::from(&wire[..end]), &mut tag)
-                    .is_ok()
+                self.key.open_in_place(nonce, Aad::from(&wire[..end]), &mut tag).is_ok()
             }
         };
-        if good {
-            Ok(received)
-        } else {
-            Err(OpenError::BadTag)
-        }
+        if good { Ok(received) } else { Err(OpenError::BadTag) }
     }
 }
 
-fn sealed_aad(
-    header: &[u8; HEADER_LEN],
-    bind: Option<&Tag>,
-) -> ([u8; HEADER_LEN + TAG_LEN], usize) {
+fn sealed_aad(header: &[u8; HEADER_LEN], bind: Option<&Tag>) -> ([u8; HEADER_LEN + TAG_LEN], usize) {
     let mut aad = [0; HEADER_LEN + TAG_LEN];
     aad[..HEADER_LEN].copy_from_slice(header);
     let Some(bind) = bind else {
@@ -210,10 +180,7 @@ impl Sealing {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };
-        Self {
-            suite,
-            keys: RwLock::new(keys),
-        }
+        Self { suite, keys: RwLock::new(keys) }
     }
 
     /// Seals a draft under a number that was never used. Moves to the next epoch by itself when that is due.
@@ -241,11 +208,7 @@ impl Sealing {
         let mut bytes = draft.into_bytes();
         keys.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         header.epoch = keys.epoch as u8;
-        let tag = keys
-            .ready
-            .as_ref()
-            .ok_or(KeyExhausted)?
-            .seal(&header, bind, &mut bytes);
+        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes);
         Ok((bytes, tag))
     }
 
@@ -311,10 +274,7 @@ impl Opening {
             opened: AtomicU64::new(0),
             previous: None,
         };
-        Self {
-            suite,
-            keys: RwLock::new(keys),
-        }
+        Self { suite, keys: RwLock::new(keys) }
     }
 
     /// Checks the tag, decrypts in place, and gives the tag.
@@ -337,33 +297,20 @@ impl Opening {
                 if keys.opened.load(Ordering::Relaxed) >= limits.hard_messages {
                     return Err(OpenError::KeyExhausted);
                 }
-                let tag = keys
-                    .ready
-                    .as_ref()
-                    .ok_or(OpenError::Epoch)?
-                    .open(&header, bind, wire)?;
+                let tag = keys.ready.as_ref().ok_or(OpenError::Epoch)?.open(&header, bind, wire)?;
                 keys.opened.fetch_add(1, Ordering::Relaxed);
                 Ok(tag)
             }
             u8::MAX => {
-                let previous = keys
-                    .previous
-                    .as_ref()
-                    .filter(|previous| now < previous.until);
-                previous
-                    .ok_or(OpenError::Epoch)?
-                    .ready
-                    .open(&header, bind, wire)
+                let previous = keys.previous.as_ref().filter(|previous| now < previous.until);
+                previous.ok_or(OpenError::Epoch)?.ready.open(&header, bind, wire)
             }
             ahead @ 1..=EPOCHS_AHEAD_MAX => {
                 let from = keys.epoch;
                 let mut before = None;
                 let mut next = keys.traffic.next();
                 for _ in 1..ahead {
-                    before = Some(std::mem::replace(
-                        &mut next,
-                        Traffic::new(Secret::new(|_| ())),
-                    ));
+                    before = Some(std::mem::replace(&mut next, Traffic::new(Secret::new(|_| ()))));
                     next = before.as_ref().expect("just set").next();
                 }
                 drop(keys);
@@ -385,35 +332,21 @@ impl Opening {
     }
 
     /// A message of a later epoch was authentic: that one becomes the current.
-    fn advance(
-        &self,
-        from: u64,
-        ahead: u8,
-        before: Option<Traffic>,
-        next: Traffic,
-        ready: Box<ReadyKey>,
-        until: Tick,
-    ) {
+    fn advance(&self, from: u64, ahead: u8, before: Option<Traffic>, next: Traffic, ready: Box<ReadyKey>, until: Tick) {
         let mut keys = self.keys.write();
         if keys.epoch != from {
             return; // another thread was first
         }
         let previous = match before {
             Some(before) => ReadyKey::new(self.suite, &before),
-            None => keys
-                .ready
-                .take()
-                .unwrap_or_else(|| ReadyKey::new(self.suite, &keys.traffic)),
+            None => keys.ready.take().unwrap_or_else(|| ReadyKey::new(self.suite, &keys.traffic)),
         };
         *keys = OpenKeys {
             traffic: next,
             ready: Some(ready),
             epoch: from + u64::from(ahead),
             opened: AtomicU64::new(1),
-            previous: Some(Box::new(Previous {
-                ready: previous,
-                until,
-            })),
+            previous: Some(Box::new(Previous { ready: previous, until })),
         };
     }
 
@@ -421,11 +354,7 @@ impl Opening {
     pub(crate) fn cool(&self, now: Tick) {
         let mut keys = self.keys.write();
         keys.ready = None;
-        if keys
-            .previous
-            .as_ref()
-            .is_some_and(|previous| now >= previous.until)
-        {
+        if keys.previous.as_ref().is_some_and(|previous| now >= previous.until) {
             keys.previous = None;
         }
     }

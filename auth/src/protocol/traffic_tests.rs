@@ -48,10 +48,7 @@ const FEW: Limits = Limits {
 };
 
 fn header(kind: Kind, protection: Protection) -> Header {
-    let content = Content {
-        bulk: kind == Kind::Request,
-        large: false,
-    };
+    let content = Content { bulk: kind == Kind::Request, large: false };
     Header {
         kind,
         protection,
@@ -66,17 +63,7 @@ fn header(kind: Kind, protection: Protection) -> Header {
 
 fn seal(sealing: &Sealing, seq: u64, now: Tick, limits: &Limits) -> Vec<u8> {
     let header = header(Kind::Request, Protection::Sealed);
-    sealing
-        .seal(
-            Unused::assume(seq),
-            header,
-            None,
-            Draft::copy_of(b"body"),
-            now,
-            limits,
-        )
-        .expect("sealed")
-        .0
+    sealing.seal(Unused::assume(seq), header, None, Draft::copy_of(b"body"), now, limits).expect("sealed").0
 }
 
 fn open(opening: &Opening, wire: &[u8], now: Tick) -> Result<(), OpenError> {
@@ -88,10 +75,7 @@ fn open(opening: &Opening, wire: &[u8], now: Tick) -> Result<(), OpenError> {
 }
 
 fn halves() -> (Sealing, Opening) {
-    (
-        Sealing::new(Suite::Aes256Gcm, secret(9), Tick(0)),
-        Opening::new(Suite::Aes256Gcm, secret(9)),
-    )
+    (Sealing::new(Suite::Aes256Gcm, secret(9), Tick(0)), Opening::new(Suite::Aes256Gcm, secret(9)))
 }
 
 #[test]
@@ -101,38 +85,23 @@ fn messages_are_golden_and_open_again() {
         let sealing = Sealing::new(suite, secret(0x44), now);
         let body = Draft::copy_of(b"hello, sealed world");
         let head = header(Kind::Request, protection);
-        let (mut wire, tag) = sealing
-            .seal(Unused::assume(SEQ), head, None, body, now, &Limits::DEFAULT)
-            .expect("sealed");
+        let (mut wire, tag) =
+            sealing.seal(Unused::assume(SEQ), head, None, body, now, &Limits::DEFAULT).expect("sealed");
         assert_eq!(wire, hex(request), "{suite:?} {protection:?}");
         let mut message = Incoming::parse(&mut wire).expect("a message");
         let opening = Opening::new(suite, secret(0x44));
-        assert_eq!(
-            opening.open(&mut message, None, now, &Limits::DEFAULT),
-            Ok(tag)
-        );
+        assert_eq!(opening.open(&mut message, None, now, &Limits::DEFAULT), Ok(tag));
         assert_eq!(message.into_body(), b"hello, sealed world");
 
         let sealing = Sealing::new(suite, secret(0x55), now);
         let body = Draft::copy_of(b"an answer");
         let head = header(Kind::Reply, protection);
-        let sealed = sealing.seal(
-            Unused::assume(SEQ),
-            head,
-            Some(&tag),
-            body,
-            now,
-            &Limits::DEFAULT,
-        );
+        let sealed = sealing.seal(Unused::assume(SEQ), head, Some(&tag), body, now, &Limits::DEFAULT);
         let (mut wire, _) = sealed.expect("sealed");
         assert_eq!(wire, hex(reply), "{suite:?} {protection:?}");
         let mut message = Incoming::parse(&mut wire).expect("a message");
         let opening = Opening::new(suite, secret(0x55));
-        assert!(
-            opening
-                .open(&mut message, Some(&tag), now, &Limits::DEFAULT)
-                .is_ok()
-        );
+        assert!(opening.open(&mut message, Some(&tag), now, &Limits::DEFAULT).is_ok());
         assert_eq!(message.into_body(), b"an answer");
     }
 }
@@ -141,20 +110,13 @@ fn messages_are_golden_and_open_again() {
 fn a_changed_message_is_not_opened() {
     for (suite, _, request, reply) in GOLDEN {
         for (wire, key, bind) in [(request, 0x44, false), (reply, 0x55, true)] {
-            let tag: Tag = hex(request)[hex(request).len() - 16..]
-                .try_into()
-                .expect("16 bytes");
+            let tag: Tag = hex(request)[hex(request).len() - 16..].try_into().expect("16 bytes");
             let opening = Opening::new(suite, secret(key));
             for mut changed in tampered(&hex(wire)) {
                 let Ok(mut message) = Incoming::parse(&mut changed) else {
                     continue;
                 };
-                let opened = opening.open(
-                    &mut message,
-                    bind.then_some(&tag),
-                    Tick(0),
-                    &Limits::DEFAULT,
-                );
+                let opened = opening.open(&mut message, bind.then_some(&tag), Tick(0), &Limits::DEFAULT);
                 assert!(matches!(opened, Err(OpenError::BadTag | OpenError::Epoch)));
             }
         }
@@ -164,20 +126,11 @@ fn a_changed_message_is_not_opened() {
 #[test]
 fn a_reply_is_bound_to_each_bit_of_the_requests_tag() {
     for (suite, _, request, reply) in GOLDEN {
-        let tag: Tag = hex(request)[hex(request).len() - 16..]
-            .try_into()
-            .expect("16 bytes");
+        let tag: Tag = hex(request)[hex(request).len() - 16..].try_into().expect("16 bytes");
         let opening = Opening::new(suite, secret(0x55));
         let opens = |bind: Option<&Tag>| {
             let mut wire = hex(reply);
-            opening
-                .open(
-                    &mut Incoming::parse(&mut wire).expect("a message"),
-                    bind,
-                    Tick(0),
-                    &Limits::DEFAULT,
-                )
-                .is_ok()
+            opening.open(&mut Incoming::parse(&mut wire).expect("a message"), bind, Tick(0), &Limits::DEFAULT).is_ok()
         };
         assert!(opens(Some(&tag)));
         assert!(!opens(None));
@@ -195,22 +148,12 @@ fn an_integrity_only_body_cannot_pass_for_a_sealed_one_nor_the_other_way() {
         for protection in PROTECTIONS {
             let sealing = Sealing::new(suite, secret(9), Tick(0));
             let head = header(Kind::Request, protection);
-            let sealed = sealing.seal(
-                Unused::assume(0),
-                head,
-                None,
-                Draft::copy_of(b"body"),
-                Tick(0),
-                &FEW,
-            );
+            let sealed = sealing.seal(Unused::assume(0), head, None, Draft::copy_of(b"body"), Tick(0), &FEW);
             let mut wire = sealed.expect("sealed").0;
             wire[2] ^= 1;
             let mut message = Incoming::parse(&mut wire).expect("a message");
             let opening = Opening::new(suite, secret(9));
-            assert_eq!(
-                opening.open(&mut message, None, Tick(0), &FEW),
-                Err(OpenError::BadTag)
-            );
+            assert_eq!(opening.open(&mut message, None, Tick(0), &FEW), Err(OpenError::BadTag));
         }
     }
 }
@@ -226,18 +169,14 @@ fn a_sender_moves_to_the_next_epoch_by_count_bytes_and_age() {
     assert_eq!(seal(&sealing, 6, Tick(3_600_000), &FEW)[3], 2);
     let long = Draft::copy_of(&[0; 10_000]);
     let head = header(Kind::Request, Protection::Sealed);
-    sealing
-        .seal(Unused::assume(7), head, None, long, Tick(3_600_000), &FEW)
-        .expect("sealed");
+    sealing.seal(Unused::assume(7), head, None, long, Tick(3_600_000), &FEW).expect("sealed");
     assert_eq!(seal(&sealing, 8, Tick(3_600_000), &FEW)[3], 3);
 }
 
 #[test]
 fn keys_change_in_flight_with_messages_out_of_order() {
     let (sealing, opening) = halves();
-    let wires: Vec<_> = (0..40)
-        .map(|seq| seal(&sealing, seq, Tick(0), &FEW))
-        .collect();
+    let wires: Vec<_> = (0..40).map(|seq| seal(&sealing, seq, Tick(0), &FEW)).collect();
     assert_eq!(sealing.epoch(), 9);
     // Within an epoch and its neighbour any order: 4..8 are of epoch 1, 0..4 of epoch 0.
     for seq in [5, 0, 3, 4, 7, 1, 6, 2] {
@@ -245,39 +184,23 @@ fn keys_change_in_flight_with_messages_out_of_order() {
     }
     assert_eq!(opening.epoch(), 1);
     assert_eq!(open(&opening, &wires[8], Tick(0)), Ok(()));
-    assert_eq!(
-        open(&opening, &wires[0], Tick(0)),
-        Err(OpenError::Epoch),
-        "two epochs back"
-    );
+    assert_eq!(open(&opening, &wires[0], Tick(0)), Err(OpenError::Epoch), "two epochs back");
     assert_eq!(open(&opening, &wires[7], Tick(0)), Ok(()));
     // Up to four epochs ahead, should all between be lost.
-    assert_eq!(
-        open(&opening, &wires[7 * 4], Tick(0)),
-        Err(OpenError::Epoch)
-    );
+    assert_eq!(open(&opening, &wires[7 * 4], Tick(0)), Err(OpenError::Epoch));
     assert_eq!(open(&opening, &wires[6 * 4], Tick(0)), Ok(()));
     assert_eq!(opening.epoch(), 6);
-    assert_eq!(
-        open(&opening, &wires[5 * 4], Tick(0)),
-        Ok(()),
-        "the one before was derived on the way"
-    );
+    assert_eq!(open(&opening, &wires[5 * 4], Tick(0)), Ok(()), "the one before was derived on the way");
     assert_eq!(open(&opening, &wires[9 * 4], Tick(0)), Ok(()));
 }
 
 #[test]
 fn the_previous_epoch_is_kept_for_its_time() {
     let (sealing, opening) = halves();
-    let wires: Vec<_> = (0..5)
-        .map(|seq| seal(&sealing, seq, Tick(0), &FEW))
-        .collect();
+    let wires: Vec<_> = (0..5).map(|seq| seal(&sealing, seq, Tick(0), &FEW)).collect();
     open(&opening, &wires[4], Tick(1000)).expect("the next epoch");
     assert_eq!(open(&opening, &wires[0], Tick(30_999)), Ok(()));
-    assert_eq!(
-        open(&opening, &wires[1], Tick(31_000)),
-        Err(OpenError::Epoch)
-    );
+    assert_eq!(open(&opening, &wires[1], Tick(31_000)), Err(OpenError::Epoch));
 }
 
 #[test]
@@ -305,63 +228,31 @@ fn epochs_go_on_past_256() {
 
 #[test]
 fn a_key_stops_at_its_hard_limit_on_both_ends() {
-    let never = Limits {
-        soft_messages: u64::MAX,
-        ..FEW
-    };
+    let never = Limits { soft_messages: u64::MAX, ..FEW };
     let (sealing, opening) = halves();
     for seq in 0..8 {
-        assert_eq!(
-            open(&opening, &seal(&sealing, seq, Tick(0), &never), Tick(0)),
-            Ok(())
-        );
+        assert_eq!(open(&opening, &seal(&sealing, seq, Tick(0), &never), Tick(0)), Ok(()));
     }
     let head = header(Kind::Request, Protection::Sealed);
-    let ninth = sealing.seal(
-        Unused::assume(8),
-        head,
-        None,
-        Draft::copy_of(b"body"),
-        Tick(0),
-        &never,
-    );
+    let ninth = sealing.seal(Unused::assume(8), head, None, Draft::copy_of(b"body"), Tick(0), &never);
     assert_eq!(ninth.err(), Some(KeyExhausted));
-    let careless = Limits {
-        hard_messages: u64::MAX,
-        ..never
-    };
+    let careless = Limits { hard_messages: u64::MAX, ..never };
     let ninth = seal(&sealing, 8, Tick(0), &careless);
-    assert_eq!(
-        open(&opening, &ninth, Tick(0)),
-        Err(OpenError::KeyExhausted)
-    );
+    assert_eq!(open(&opening, &ninth, Tick(0)), Err(OpenError::KeyExhausted));
 }
 
 #[test]
 fn the_default_limits_are_those_of_the_specification() {
     let limits = Limits::DEFAULT;
-    assert_eq!(
-        (
-            limits.soft_messages,
-            limits.hard_messages,
-            limits.soft_bytes
-        ),
-        (1 << 22, 1 << 23, 64 << 30)
-    );
-    assert_eq!(
-        (limits.age, limits.previous),
-        (Duration::from_secs(3600), Duration::from_secs(30))
-    );
+    assert_eq!((limits.soft_messages, limits.hard_messages, limits.soft_bytes), (1 << 22, 1 << 23, 64 << 30));
+    assert_eq!((limits.age, limits.previous), (Duration::from_secs(3600), Duration::from_secs(30)));
 }
 
 #[test]
 fn cooling_changes_nothing_but_memory() {
     let (sealing, opening) = halves();
     for seq in 0..10 {
-        assert_eq!(
-            open(&opening, &seal(&sealing, seq, Tick(0), &FEW), Tick(0)),
-            Ok(())
-        );
+        assert_eq!(open(&opening, &seal(&sealing, seq, Tick(0), &FEW), Tick(0)), Ok(()));
         sealing.cool();
         opening.cool(Tick(0));
     }

@@ -32,11 +32,7 @@ fn hash(label: &str, parts: &[&[u8]]) -> [u8; 32] {
     for part in parts {
         context.update(part);
     }
-    context
-        .finish()
-        .as_ref()
-        .try_into()
-        .expect("SHA-256 has 32 bytes")
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// SHA-256 with the protocol's prefix and a label, for ids that are no part of a transcript.

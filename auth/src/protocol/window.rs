@@ -48,11 +48,7 @@ impl Window {
     /// Unless [`is_size`](Self::is_size).
     pub fn new(bits: u16) -> Self {
         assert!(Self::is_size(bits), "a window has a multiple of 64 bits");
-        Self {
-            next: 0,
-            bits: bits.into(),
-            blocks: vec![0; usize::from(bits / 64) + 1].into(),
-        }
+        Self { next: 0, bits: bits.into(), blocks: vec![0; usize::from(bits / 64) + 1].into() }
     }
 
     /// Whether `seq` would be accepted. Changes nothing.
@@ -70,11 +66,7 @@ impl Window {
             return Err(WindowError::Old);
         }
         let (block, bit) = self.place(seq);
-        if self.blocks[block] & bit == 0 {
-            Ok(())
-        } else {
-            Err(WindowError::Replayed)
-        }
+        if self.blocks[block] & bit == 0 { Ok(()) } else { Err(WindowError::Replayed) }
     }
 
     /// Takes `seq`, once.
@@ -86,11 +78,7 @@ impl Window {
         if seq >= self.next {
             // The block of `next - 1` stays; all from there to the block of `seq` are new.
             let blocks = self.blocks.len() as u64;
-            let from = if self.next == 0 {
-                0
-            } else {
-                (self.next - 1) / 64 + 1
-            };
+            let from = if self.next == 0 { 0 } else { (self.next - 1) / 64 + 1 };
             let to = seq / 64;
             for block in from.max((to + 1).saturating_sub(blocks))..=to {
                 let at = self.index(block);

@@ -140,22 +140,9 @@ impl ClientSession {
     /// # Errors
     /// When it was closed before, or has ended.
     pub fn close(&self, now: Tick) -> Result<(Vec<u8>, Call), CallRefused> {
-        let target = Target {
-            rpc: 0,
-            provider: 0,
-        };
-        let sealed = self.seal(
-            Kind::Close,
-            target,
-            Content::default(),
-            Draft::with_capacity(0),
-            now,
-        )?;
-        if self.closed.swap(true, Ordering::AcqRel) {
-            Err(CallRefused::Ended)
-        } else {
-            Ok(sealed)
-        }
+        let target = Target { rpc: 0, provider: 0 };
+        let sealed = self.seal(Kind::Close, target, Content::default(), Draft::with_capacity(0), now)?;
+        if self.closed.swap(true, Ordering::AcqRel) { Err(CallRefused::Ended) } else { Ok(sealed) }
     }
 
     /// Whether a call that was sealed but not yet sent is so far behind others that it should be sealed again.
@@ -168,12 +155,7 @@ impl ClientSession {
     ///
     /// # Errors
     /// When it is not the server's reply to this very call.
-    pub fn open<'a>(
-        &self,
-        call: Call,
-        wire: &'a mut [u8],
-        now: Tick,
-    ) -> Result<Reply<'a>, ReplyRefused> {
+    pub fn open<'a>(&self, call: Call, wire: &'a mut [u8], now: Tick) -> Result<Reply<'a>, ReplyRefused> {
         let mut message = Incoming::parse(wire)?;
         let header = *message.header();
         if !matches!(header.kind, Kind::Reply | Kind::Error) {
@@ -188,16 +170,12 @@ impl ClientSession {
         if header.body_len > self.terms.max_message {
             return Err(ReplyRefused::TooLarge(header.body_len));
         }
-        self.opening
-            .open(&mut message, Some(&call.tag), now, &Limits::DEFAULT)?;
+        self.opening.open(&mut message, Some(&call.tag), now, &Limits::DEFAULT)?;
         let body = message.into_body();
         if header.kind == Kind::Error {
             return Ok(Reply::Error(SealedError::parse(body)?));
         }
-        Ok(Reply::Result {
-            body,
-            content: header.content,
-        })
+        Ok(Reply::Result { body, content: header.content })
     }
 
     /// Drops the keys made ready; for a session that will be idle.
@@ -216,10 +194,7 @@ impl ClientSession {
     ) -> Result<(Vec<u8>, Call), CallRefused> {
         let max = self.terms.max_message;
         if body.body_len() > max as usize {
-            return Err(CallRefused::TooLarge {
-                len: body.body_len(),
-                max,
-            });
+            return Err(CallRefused::TooLarge { len: body.body_len(), max });
         }
         if now >= self.ends || self.closed.load(Ordering::Acquire) {
             return Err(CallRefused::Ended);
@@ -236,9 +211,7 @@ impl ClientSession {
         };
         let number = self.number()?;
         let seq = number.seq();
-        let sealed = self
-            .sealing
-            .seal(number, header, None, body, now, &Limits::DEFAULT);
+        let sealed = self.sealing.seal(number, header, None, body, now, &Limits::DEFAULT);
         let (wire, tag) = sealed.map_err(|KeyExhausted| CallRefused::Exhausted)?;
         Ok((wire, Call { seq, tag, target }))
     }
@@ -266,11 +239,7 @@ impl ClientSession {
 
 #[cfg(test)]
 pub(super) fn copy_of(call: &Call) -> Call {
-    Call {
-        seq: call.seq,
-        tag: call.tag,
-        target: call.target,
-    }
+    Call { seq: call.seq, tag: call.tag, target: call.target }
 }
 
 #[cfg(test)]

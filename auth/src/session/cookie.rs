@@ -18,11 +18,7 @@ impl CookieJar {
 
     /// With a random secret.
     pub fn new(secret: Secret<32>, now: Tick) -> Self {
-        Self {
-            current: secret,
-            previous: None,
-            since: now,
-        }
+        Self { current: secret, previous: None, since: now }
     }
 
     /// Whether [`rotate`](Self::rotate) is due.
@@ -43,13 +39,7 @@ impl CookieJar {
     }
 
     /// Whether the cookie was made for this address and key, not too long ago. In constant time.
-    pub fn accepts(
-        &self,
-        given: &[u8; 16],
-        node: NodeAddress,
-        public_key: &[u8; 32],
-        now: Tick,
-    ) -> bool {
+    pub fn accepts(&self, given: &[u8; 16], node: NodeAddress, public_key: &[u8; 32], now: Tick) -> bool {
         if now >= self.since.after(Self::ROTATION * 2) {
             return false; // nobody rotates
         }
@@ -59,10 +49,7 @@ impl CookieJar {
 }
 
 fn cookie(secret: &Secret<32>, node: NodeAddress, public_key: &[u8; 32]) -> Secret<16> {
-    let mac = mac(
-        secret.expose(),
-        &[b"hgrpc1 cookie", node.as_bytes(), public_key],
-    );
+    let mac = mac(secret.expose(), &[b"hgrpc1 cookie", node.as_bytes(), public_key]);
     Secret::new(|out| out.copy_from_slice(&mac.expose()[..16]))
 }
 

@@ -39,29 +39,14 @@ impl Gate {
     ///
     /// Under load only a client that shows a cookie, and so gets what is sent to its address, uses up that address's
     /// rate: nobody can use up another's.
-    pub fn admit(
-        &mut self,
-        hello: &Hello<'_>,
-        node: NodeAddress,
-        under_load: bool,
-        now: Tick,
-    ) -> Admission {
+    pub fn admit(&mut self, hello: &Hello<'_>, node: NodeAddress, under_load: bool, now: Tick) -> Admission {
         if under_load {
             let key = hello.public_key();
-            if !hello
-                .cookie()
-                .is_some_and(|cookie| self.jar.accepts(cookie, node, key, now))
-            {
-                return Admission::Retry(BareError::Retry {
-                    cookie: self.jar.bake(node, key),
-                });
+            if !hello.cookie().is_some_and(|cookie| self.jar.accepts(cookie, node, key, now)) {
+                return Admission::Retry(BareError::Retry { cookie: self.jar.bake(node, key) });
             }
         }
-        if self.handshakes.take(node, now) {
-            Admission::Proceed
-        } else {
-            Admission::Refuse
-        }
+        if self.handshakes.take(node, now) { Admission::Proceed } else { Admission::Refuse }
     }
 
     /// Whether this address may be sent one more NO for an unknown session.
@@ -97,10 +82,7 @@ mod tests {
             assert_eq!(gate.admit(&hello, NODE, false, Tick(0)), Admission::Proceed);
         }
         assert_eq!(gate.admit(&hello, NODE, false, Tick(0)), Admission::Refuse);
-        assert_eq!(
-            gate.admit(&hello, NODE, false, Tick(50)),
-            Admission::Proceed
-        );
+        assert_eq!(gate.admit(&hello, NODE, false, Tick(50)), Admission::Proceed);
     }
 
     #[test]
@@ -108,53 +90,26 @@ mod tests {
         let mut gate = Gate::new(secret(1), Rate::HANDSHAKES, Tick(0));
         let ephemeral = crate::fixtures::ephemeral();
         let key = *ephemeral.public_key();
-        let begun =
-            crate::protocol::client::Begun::new(&offer(), &[1; 32], ephemeral).expect("an offer");
-        let (wire, _) = begun
-            .send(b"", crate::protocol::Psk::none())
-            .expect("short");
+        let begun = crate::protocol::client::Begun::new(&offer(), &[1; 32], ephemeral).expect("an offer");
+        let (wire, _) = begun.send(b"", crate::protocol::Psk::none()).expect("short");
         for _ in 0..1000 {
             let asked = gate.admit(&Hello::parse(&wire).expect("parsed"), NODE, true, Tick(0));
-            assert_eq!(
-                asked,
-                Admission::Retry(BareError::Retry {
-                    cookie: gate.jar.bake(NODE, &key)
-                })
-            );
+            assert_eq!(asked, Admission::Retry(BareError::Retry { cookie: gate.jar.bake(NODE, &key) }));
         }
         // The same key with the cookie; the fixture makes a new key, so the wire is written by hand.
-        let (other, _) = say_hello(&Offer {
-            cookie: Some(gate.jar.bake(NODE, &key)),
-            ..offer()
-        });
+        let (other, _) = say_hello(&Offer { cookie: Some(gate.jar.bake(NODE, &key)), ..offer() });
         let mut with_cookie = other.clone();
         with_cookie[40..72].copy_from_slice(&key);
-        let admitted = |wire: &[u8], gate: &mut Gate| {
-            gate.admit(&Hello::parse(wire).expect("parsed"), NODE, true, Tick(0))
-        };
-        assert_eq!(
-            admitted(&with_cookie, &mut gate),
-            Admission::Proceed,
-            "asking used up no rate"
-        );
-        assert!(
-            matches!(admitted(&other, &mut gate), Admission::Retry(_)),
-            "the cookie is of another key"
-        );
+        let admitted =
+            |wire: &[u8], gate: &mut Gate| gate.admit(&Hello::parse(wire).expect("parsed"), NODE, true, Tick(0));
+        assert_eq!(admitted(&with_cookie, &mut gate), Admission::Proceed, "asking used up no rate");
+        assert!(matches!(admitted(&other, &mut gate), Admission::Retry(_)), "the cookie is of another key");
     }
 
     #[test]
     fn refusals_are_ten_a_second() {
         let mut gate = Gate::new(secret(1), Rate::HANDSHAKES, Tick(0));
-        assert_eq!(
-            (0..100).filter(|_| gate.may_refuse(NODE, Tick(0))).count(),
-            10
-        );
-        assert_eq!(
-            (0..100)
-                .filter(|_| gate.may_refuse(NODE, Tick(1000)))
-                .count(),
-            10
-        );
+        assert_eq!((0..100).filter(|_| gate.may_refuse(NODE, Tick(0))).count(), 10);
+        assert_eq!((0..100).filter(|_| gate.may_refuse(NODE, Tick(1000))).count(), 10);
     }
 }

@@ -6,7 +6,7 @@ use crate::protocol::SessionId;
 /// How many sessions there may be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quota {
-    /// In all.
+    /// In all, half-open ones aside.
     pub sessions: usize,
     /// Of these, kept for uids with few sessions: whoever has more than `few` only gets in while there are fewer than
     /// `sessions - reserve` in all. So neither one uid nor some together fill the table for others.
@@ -21,13 +21,7 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self {
-            sessions: 131_072,
-            reserve: 32_768,
-            few: 2048,
-            half_open: 1024,
-            half_open_per_node: 64,
-        }
+        Self { sessions: 131_072, reserve: 32_768, few: 2048, half_open: 1024, half_open_per_node: 64 }
     }
 }
 
@@ -52,7 +46,8 @@ pub enum QuotaExceeded {
 /// The count of sessions by uid and address. Who is in it is in the table.
 #[derive(Default)]
 pub(super) struct Book {
-    pub(super) sessions: usize,
+    /// Used by their clients; only these are counted by uid.
+    pub(super) open: usize,
     pub(super) half_open: usize,
     by_uid: HashMap<u32, OfUid>,
     half_open_by_node: HashMap<NodeAddress, usize>,
@@ -70,19 +65,11 @@ impl Book {
         self.by_uid.get(&uid).map_or(0, |of_uid| of_uid.sessions)
     }
 
-    pub(super) fn check_half_open(
-        &self,
-        quota: &Quota,
-        node: NodeAddress,
-    ) -> Result<(), QuotaExceeded> {
+    pub(super) fn check_half_open(&self, quota: &Quota, node: NodeAddress) -> Result<(), QuotaExceeded> {
         if self.half_open >= quota.half_open {
             return Err(QuotaExceeded::HalfOpen);
         }
-        if self
-            .half_open_by_node
-            .get(&node)
-            .is_some_and(|half_open| *half_open >= quota.half_open_per_node)
-        {
+        if self.half_open_by_node.get(&node).is_some_and(|half_open| *half_open >= quota.half_open_per_node) {
             return Err(QuotaExceeded::HalfOpenOfNode);
         }
         Ok(())
@@ -90,24 +77,18 @@ impl Book {
 
     /// Whether a uid may have one more without one of its own ending.
     pub(super) fn has_room(&self, quota: &Quota, uid: u32) -> bool {
-        let limit = if self.of_uid(uid) < quota.few {
-            quota.sessions
-        } else {
-            quota.sessions.saturating_sub(quota.reserve)
-        };
-        self.sessions < limit
+        let limit =
+            if self.of_uid(uid) < quota.few { quota.sessions } else { quota.sessions.saturating_sub(quota.reserve) };
+        self.open < limit
     }
 
-    pub(super) fn add(
-        &mut self,
-        id: SessionId,
-        uid: u32,
-        node: NodeAddress,
-        is_live: impl Fn(&SessionId) -> bool,
-    ) {
-        self.sessions += 1;
+    pub(super) fn add_half_open(&mut self, node: NodeAddress) {
         self.half_open += 1;
         *self.half_open_by_node.entry(node).or_default() += 1;
+    }
+
+    pub(super) fn add(&mut self, id: SessionId, uid: u32, is_live: impl Fn(&SessionId) -> bool) {
+        self.open += 1;
         let of_uid = self.by_uid.entry(uid).or_default();
         of_uid.sessions += 1;
         if of_uid.order.len() > 2 * of_uid.sessions + 16 {
@@ -117,7 +98,7 @@ impl Book {
     }
 
     pub(super) fn remove(&mut self, uid: u32) {
-        self.sessions -= 1;
+        self.open -= 1;
         if let Some(of_uid) = self.by_uid.get_mut(&uid) {
             of_uid.sessions -= 1;
             if of_uid.sessions == 0 {
@@ -146,9 +127,8 @@ impl Book {
         }
     }
 
-    pub(super) fn ids_of(&self, uid: u32) -> Vec<SessionId> {
-        self.by_uid
-            .get(&uid)
-            .map_or_else(Vec::new, |of_uid| of_uid.order.iter().copied().collect())
+    #[cfg(test)]
+    pub(super) fn order_len(&self, uid: u32) -> usize {
+        self.by_uid.get(&uid).map_or(0, |of_uid| of_uid.order.len())
     }
 }

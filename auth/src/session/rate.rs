@@ -14,15 +14,9 @@ pub struct Rate {
 
 impl Rate {
     /// Handshakes of one address.
-    pub const HANDSHAKES: Self = Self {
-        per_second: 20,
-        burst: 50,
-    };
+    pub const HANDSHAKES: Self = Self { per_second: 20, burst: 50 };
     /// Answers of NO to messages of unknown sessions, for one address.
-    pub const REFUSALS: Self = Self {
-        per_second: 10,
-        burst: 10,
-    };
+    pub const REFUSALS: Self = Self { per_second: 10, burst: 10 };
 }
 
 /// A token bucket per address, kept as the one time at which it will be full again (GCRA).
@@ -44,14 +38,7 @@ impl RateLimiter {
     pub fn new(rate: Rate, capacity: usize) -> Self {
         let interval = 1_000_000 / u64::from(rate.per_second.max(1));
         let depth = interval * u64::from(rate.burst.max(1));
-        Self {
-            interval,
-            depth,
-            full_at: HashMap::new(),
-            capacity,
-            others: 0,
-            swept: 0,
-        }
+        Self { interval, depth, full_at: HashMap::new(), capacity, others: 0, swept: 0 }
     }
 
     /// Takes a token, or says that there is none.
@@ -67,12 +54,7 @@ impl RateLimiter {
                 return step(&mut self.others, now, self.interval, self.depth);
             }
         }
-        step(
-            self.full_at.entry(node).or_insert(0),
-            now,
-            self.interval,
-            self.depth,
-        )
+        step(self.full_at.entry(node).or_insert(0), now, self.interval, self.depth)
     }
 }
 
@@ -118,15 +100,10 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_strangers_share_one_bucket() {
         let mut limiter = RateLimiter::new(Rate::HANDSHAKES, 10);
-        let all = (0..1000)
-            .map(|number| taken(&mut limiter, node(number), 1, Tick(0)))
-            .sum::<usize>();
+        let all = (0..1000).map(|number| taken(&mut limiter, node(number), 1, Tick(0))).sum::<usize>();
         assert_eq!(all, 10 + 50);
         assert_eq!(limiter.full_at.len(), 10);
-        assert!(
-            limiter.take(node(5000), Tick(60_000)),
-            "old addresses make room"
-        );
+        assert!(limiter.take(node(5000), Tick(60_000)), "old addresses make room");
         assert!(limiter.full_at.len() <= 10);
     }
 

@@ -56,6 +56,9 @@ pub enum RequestRefused {
     /// The session is closed, expired or revoked.
     #[error("session is {0:?}")]
     Ended(State),
+    /// It is the first of its session, and its user has too many others with running calls.
+    #[error("too many sessions of this user, all with running calls")]
+    NoRoom,
     /// It is no request: a reply, say, that somebody sent back.
     #[error("{0:?} is not for a server")]
     Kind(Kind),
@@ -77,7 +80,7 @@ impl RequestRefused {
     /// Whether a bare NO is sent (at a bounded rate), which says only what everybody may know: that there is no such
     /// session. All else is dropped in silence.
     pub fn is_answered(&self) -> bool {
-        matches!(self, Self::UnknownSession | Self::Ended(_))
+        matches!(self, Self::UnknownSession | Self::Ended(_) | Self::NoRoom)
     }
 }
 
@@ -115,13 +118,7 @@ impl Session {
         half_open: Duration,
         now: Tick,
     ) -> Self {
-        let Established {
-            session,
-            terms,
-            principal,
-            secrets,
-            ..
-        } = established;
+        let Established { session, terms, principal, secrets, .. } = established;
         Self {
             id: session,
             principal,
@@ -213,16 +210,22 @@ impl Session {
         }
     }
 
+    /// Half-open to open; `false` when it was not half-open. Only the table calls it, which counts.
+    pub(super) fn make_open(&self) -> bool {
+        let (from, to) = (State::HalfOpen as u8, State::Open as u8);
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// Checks a request and opens it in place.
     ///
     /// In the order of cost: constant fields, the window, the cipher; the window moves only after the tag was good.
     ///
-    /// `on_first` is called when this request is the one that made the session open.
+    /// `make_open` is called for a half-open session, and ends by [`Session::make_open`].
     pub(super) fn open<'a>(
         self: &Arc<Self>,
         mut message: Incoming<'a>,
         now: Tick,
-        on_first: impl FnOnce(),
+        make_open: impl FnOnce() -> Result<(), RequestRefused>,
     ) -> Result<Request<'a>, RequestRefused> {
         let header = *message.header();
         let state = self.state();
@@ -242,41 +245,20 @@ impl Session {
             return Err(RequestRefused::TooLarge(header.body_len));
         }
         self.window.lock().peek(header.seq)?;
-        let tag = self
-            .opening
-            .open(&mut message, None, now, &Limits::DEFAULT)?;
+        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
         self.window.lock().accept(header.seq)?;
-        let is_first = self
-            .state
-            .compare_exchange(
-                State::HalfOpen as u8,
-                State::Open as u8,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            )
-            .is_ok();
-        if is_first {
-            on_first();
+        if self.state() == State::HalfOpen {
+            make_open()?;
         }
         self.last_used.fetch_max(now.0, Ordering::Relaxed);
         let running = self.running.fetch_add(1, Ordering::AcqRel);
-        let responder = Responder {
-            session: Arc::clone(self),
-            seq: header.seq,
-            tag,
-            target: header.target,
-        };
+        let responder = Responder { session: Arc::clone(self), seq: header.seq, tag, target: header.target };
         // Somebody may have ended it meanwhile; a close lets through what it did not overtake, a revocation nothing.
         if self.state() == State::Dead {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request {
-            header,
-            body,
-            responder,
-            over_limit: running >= self.terms.max_in_flight,
-        })
+        Ok(Request { header, body, responder, over_limit: running >= self.terms.max_in_flight })
     }
 
     /// Drops the keys made ready. The next message makes them again.
@@ -371,29 +353,14 @@ impl Responder {
     /// # Errors
     /// When the session was revoked.
     pub fn refuse(self, error: &SealedError, now: Tick) -> Result<Vec<u8>, RespondError> {
-        self.seal(
-            Kind::Error,
-            Content::default(),
-            Draft::copy_of(&error.encode()),
-            now,
-        )
+        self.seal(Kind::Error, Content::default(), Draft::copy_of(&error.encode()), now)
     }
 
-    fn seal(
-        self,
-        kind: Kind,
-        content: Content,
-        body: Draft,
-        now: Tick,
-    ) -> Result<Vec<u8>, RespondError> {
+    fn seal(self, kind: Kind, content: Content, body: Draft, now: Tick) -> Result<Vec<u8>, RespondError> {
         let session = &self.session;
         let max = session.terms.max_message;
         if body.body_len() > max as usize {
-            return Err(RespondError::TooLarge {
-                len: body.body_len(),
-                max,
-                responder: self,
-            });
+            return Err(RespondError::TooLarge { len: body.body_len(), max, responder: self });
         }
         if session.state() == State::Dead {
             return Err(RespondError::Revoked);
@@ -409,16 +376,11 @@ impl Responder {
             body_len: 0,
         };
         let number = Unused::assume(self.seq); // accepted by the window once, and `self` ends here
-        let sealed =
-            session
-                .sealing
-                .seal(number, header, Some(&self.tag), body, now, &Limits::DEFAULT);
+        let sealed = session.sealing.seal(number, header, Some(&self.tag), body, now, &Limits::DEFAULT);
         if !session.warm.load(Ordering::Acquire) {
             session.sealing.cool(); // idle but for this handler
         }
-        sealed
-            .map(|(wire, _)| wire)
-            .map_err(|KeyExhausted| RespondError::KeyExhausted)
+        sealed.map(|(wire, _)| wire).map_err(|KeyExhausted| RespondError::KeyExhausted)
     }
 }
 

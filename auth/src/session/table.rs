@@ -33,9 +33,7 @@ pub struct Lifetimes {
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self {
-            half_open: Duration::from_secs(5),
-        }
+        Self { half_open: Duration::from_secs(5) }
     }
 }
 
@@ -80,8 +78,7 @@ impl Table {
 
     /// Takes in a session after its handshake, half-open. HELLO_REP is to be sent only after this.
     ///
-    /// When its uid has no room, the longest idle one of some of the uid's oldest sessions is ended for it; never one of
-    /// another uid, and never one with running calls.
+    /// A half-open session takes no place of its uid's and ends no other session: anybody may have replayed its HELLO.
     ///
     /// # Errors
     /// When there is no room.
@@ -98,18 +95,12 @@ impl Table {
             return Err(QuotaExceeded::DuplicateId);
         }
         let uid = established.principal().identity.uid;
-        if !book.has_room(&self.quota, uid) && !self.evict(&mut book, uid) {
+        if !book.has_room(&self.quota, uid) && book.of_uid(uid) == 0 {
             return Err(QuotaExceeded::Sessions);
         }
         let generation = self.generation.load(Ordering::Acquire);
-        let session = Arc::new(Session::new(
-            established,
-            node,
-            generation,
-            self.lifetimes.half_open,
-            now,
-        ));
-        book.add(id, uid, node, |id| self.find(id).is_some());
+        let session = Arc::new(Session::new(established, node, generation, self.lifetimes.half_open, now));
+        book.add_half_open(node);
         self.wheel.lock().insert(id, session.deadline());
         self.shard(&id).write().insert(id, Arc::clone(&session));
         Ok(session)
@@ -120,24 +111,20 @@ impl Table {
         self.shard(id).read().get(id).map(Arc::clone)
     }
 
-    /// Finds a request's session, checks it and opens it in place. The first one makes a session open.
+    /// Finds a request's session, checks it and opens it in place.
+    ///
+    /// The first request makes its session open: it proves that the client holds its X25519 key. When its uid has no room,
+    /// the longest idle one of some of the uid's oldest sessions is ended for it; never one of another uid, and never one
+    /// with running calls.
     ///
     /// # Errors
     /// When there is no such session, or it refuses.
-    pub fn open<'a>(
-        &self,
-        message: Incoming<'a>,
-        now: Tick,
-    ) -> Result<Request<'a>, RequestRefused> {
-        let session = self
-            .find(&message.header().session())
-            .ok_or(RequestRefused::UnknownSession)?;
+    pub fn open<'a>(&self, message: Incoming<'a>, now: Tick) -> Result<Request<'a>, RequestRefused> {
+        let session = self.find(&message.header().session()).ok_or(RequestRefused::UnknownSession)?;
         if !session.warm.swap(true, Ordering::AcqRel) {
             self.keep_warm(&session, now);
         }
-        session.open(message, now, || {
-            self.book.lock().no_longer_half_open(session.node())
-        })
+        session.open(message, now, || self.make_open(&session))
     }
 
     /// Closes a session: what runs may end and answer, nothing new is taken. `false` when it was gone already.
@@ -152,8 +139,7 @@ impl Table {
 
     /// Revokes all sessions of a user, and says how many there were.
     pub fn revoke_uid(&self, uid: u32) -> usize {
-        let ids = self.book.lock().ids_of(uid);
-        ids.iter().filter(|id| self.revoke(id)).count()
+        self.revoke_where(|session| session.principal().identity.uid == uid)
     }
 
     /// Revokes all sessions, and says how many there were.
@@ -198,23 +184,17 @@ impl Table {
     /// How many sessions there are.
     pub fn counts(&self) -> Counts {
         let book = self.book.lock();
-        Counts {
-            sessions: book.sessions,
-            half_open: book.half_open,
-        }
+        Counts { sessions: book.open + book.half_open, half_open: book.half_open }
     }
 
-    /// How many sessions a user has.
+    /// How many sessions a user has, half-open ones aside.
     pub fn count_of(&self, uid: u32) -> usize {
         self.book.lock().of_uid(uid)
     }
 
     /// All sessions, to be listed.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
-        self.shards
-            .iter()
-            .flat_map(|shard| shard.read().values().map(Arc::clone).collect::<Vec<_>>())
-            .collect()
+        self.shards.iter().flat_map(|shard| shard.read().values().map(Arc::clone).collect::<Vec<_>>()).collect()
     }
 
     fn shard(&self, id: &SessionId) -> &Shard {
@@ -229,10 +209,10 @@ impl Table {
         let Some(session) = self.shard(id).write().remove(id) else {
             return false;
         };
-        book.remove(session.principal().identity.uid);
-        // Whoever makes it open counts it out of the half-open ones; here it is still one.
-        if session.end(state) == State::HalfOpen {
-            book.no_longer_half_open(session.node());
+        // Under the lock of the book, as in `make_open`: each session is counted as what it is.
+        match session.end(state) {
+            State::HalfOpen => book.no_longer_half_open(session.node()),
+            _ => book.remove(session.principal().identity.uid),
         }
         true
     }
@@ -240,15 +220,28 @@ impl Table {
     fn revoke_where(&self, is_meant: impl Fn(&Session) -> bool) -> usize {
         let mut revoked = 0;
         for shard in &self.shards {
-            let ids: Vec<_> = shard
-                .read()
-                .values()
-                .filter(|session| is_meant(session))
-                .map(|session| session.id())
-                .collect();
+            let ids: Vec<_> =
+                shard.read().values().filter(|session| is_meant(session)).map(|session| session.id()).collect();
             revoked += ids.iter().filter(|id| self.revoke(id)).count();
         }
         revoked
+    }
+
+    fn make_open(&self, session: &Session) -> Result<(), RequestRefused> {
+        let mut book = self.book.lock();
+        let (id, uid) = (session.id(), session.principal().identity.uid);
+        if session.state() != State::HalfOpen {
+            return Ok(()); // another thread was first
+        }
+        if !book.has_room(&self.quota, uid) && !self.evict(&mut book, uid) {
+            self.remove_from(&mut book, &id, State::Dead);
+            return Err(RequestRefused::NoRoom);
+        }
+        if session.make_open() {
+            book.no_longer_half_open(session.node());
+            book.add(id, uid, |id| self.find(id).is_some());
+        }
+        Ok(())
     }
 
     fn evict(&self, book: &mut Book, uid: u32) -> bool {
@@ -259,10 +252,7 @@ impl Table {
             };
             looked_at.extend(self.find(&id)); // those that have ended are forgotten
         }
-        let idle = looked_at
-            .iter()
-            .filter(|session| session.running() == 0)
-            .min_by_key(|session| session.last_used());
+        let idle = looked_at.iter().filter(|session| session.running() == 0).min_by_key(|session| session.last_used());
         let evicted = idle.map(|session| session.id());
         for session in &looked_at {
             if Some(session.id()) != evicted {

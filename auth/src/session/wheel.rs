@@ -13,17 +13,12 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) fn new(now: Tick) -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| Vec::new()).collect(),
-            done: now.0 / 1000,
-        }
+        Self { slots: (0..SLOTS).map(|_| Vec::new()).collect(), done: now.0 / 1000 }
     }
 
     /// Brings `id` up at `at` or up to a second later; or, when that is past the horizon, at the horizon.
     pub(super) fn insert(&mut self, id: SessionId, at: Tick) {
-        let second =
-            at.0.div_ceil(1000)
-                .clamp(self.done + 1, self.done + SLOTS - 1);
+        let second = at.0.div_ceil(1000).clamp(self.done + 1, self.done + SLOTS - 1);
         self.slots[(second % SLOTS) as usize].push(id);
     }
 
