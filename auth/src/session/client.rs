@@ -70,8 +70,7 @@ pub enum ReplyRefused {
     Open(#[from] OpenError),
 }
 
-/// A reply that is authentic and of this call.
-#[derive(Debug)]
+/// A reply that is authentic and of this call. Its `Debug` shows lengths, not what is in it.
 pub enum Reply<'a> {
     /// The result.
     Result {
@@ -82,6 +81,18 @@ pub enum Reply<'a> {
     },
     /// The server's refusal or the handler's failure.
     Error(SealedError),
+}
+
+impl std::fmt::Debug for Reply<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Result { body, .. } => write!(f, "Reply({} bytes)", body.len()),
+            Self::Error(SealedError::Handler { code, text }) => {
+                write!(f, "Reply(handler error {code}, {} bytes)", text.len())
+            }
+            Self::Error(error) => write!(f, "Reply({error:?})"),
+        }
+    }
 }
 
 impl ClientSession {

@@ -489,6 +489,26 @@ fn an_idle_session_holds_no_expanded_key_after_a_late_reply() {
 }
 
 #[test]
+fn debug_output_has_no_session_id_and_no_body() {
+    let pair = Pair::new();
+    let (mut wire, call) = pair.call(b"secret-arguments");
+    let header = *Incoming::parse(&mut wire).expect("a message").header();
+    let mut shown = format!("{:?} {header:?} {call:?}", pair.client.id());
+    let mut answer = reply(&pair, &mut wire, b"secret-result");
+    let opened = pair.client.open(call, &mut answer, NOW).expect("opened");
+    shown += &format!("{opened:?} {:?} {:?}", pair.session.principal(), pair.session.terms());
+    let id = pair.client.id();
+    for secret in [&b"secret-arguments"[..], b"secret-result", id.as_bytes()] {
+        let list = format!("{secret:?}");
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = String::from_utf8_lossy(secret);
+        for form in [list.trim_matches(['[', ']']), &hex, &text] {
+            assert!(!shown.contains(form), "{shown}");
+        }
+    }
+}
+
+#[test]
 fn a_session_takes_less_than_1_kib() {
     let session = Session::new(established(1, 1000), NodeAddress::LOCAL, 0, Duration::from_secs(5), NOW);
     let window = usize::from(session.terms().window_bits / 64 + 1) * 8;
