@@ -2,14 +2,22 @@
 //!
 //! * [`munge`]: MUNGE credentials with a payload, a lifetime and restrictions (feature `munge`, on
 //!   by default).
+//! * [`protocol`]: the protocol "hgrpc1" as pure state machines: handshake, key schedule, sealed messages.
+//! * [`session`]: open sessions of both ends, the server's table of them, quotas, cookies.
+//! * [`mechanism`]: how a client proves who it is: MUNGE, key files, peer credentials.
 //! * [`Identity`]: who a peer was proven to be; [`users`] turns ids into names for people to read.
 //! * [`testing`]: private MUNGE realms for tests and demos (feature `testing`).
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(feature = "munge")]
 mod helpers;
 mod identity;
+pub mod mechanism;
 #[cfg(feature = "munge")]
 pub mod munge;
+pub mod protocol;
+pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod users;

@@ -1,0 +1,304 @@
+//! Key files: a 256-bit key that client and server both have in a file that only its owner can read.
+//!
+//! The file is one line: `hgrpc1-key:`, 64 lower-case hex digits, a newline. A key's id is derived from it, so that a
+//! damaged file names a key that nobody knows.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::future::ready;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+use super::peer_credentials::PeerCredentials;
+use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerProof, Step};
+use crate::Identity;
+use crate::protocol::client::Answered;
+use crate::protocol::kdf::{expand_label, extract, mac};
+use crate::protocol::server::{Claim, Verified};
+use crate::protocol::{MechanismId, Psk, Secret, Th1};
+
+const PREFIX: &[u8] = b"hgrpc1-key:";
+/// Bytes of a key file.
+pub const FILE_LEN: usize = PREFIX.len() + 64 + 1;
+/// Bytes of the token: key id, binder.
+const TOKEN_LEN: usize = 16 + 32;
+
+/// Why a key file was not loaded or written; each says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyFileError {
+    /// It could not be opened, read or written.
+    #[error("cannot use key file {}: {source}; check the path and its directories", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// It is a symbolic link.
+    #[error("key file {} is a symbolic link; name the file itself", .0.display())]
+    Symlink(PathBuf),
+    /// It is a fifo, a device, a directory.
+    #[error("key file {} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// It belongs to somebody else.
+    #[error("key file {} belongs to uid {owner}, this process is uid {own}; use a file of your own", path.display())]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who asks.
+        own: u32,
+    },
+    /// Others may read or write it.
+    #[error("key file {} has mode {mode:04o}, open to others; run chmod 600, and make a new key if it was there long", path.display())]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// It has not the length of a key file.
+    #[error("key file {} has {len} bytes, a key file has {FILE_LEN}; make one with mochi keygen", path.display())]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// Its length.
+        len: u64,
+    },
+    /// It is no key file inside.
+    #[error("{} is not a key file; make one with mochi keygen", .0.display())]
+    Format(PathBuf),
+    /// Two keys of a ring are the same.
+    #[error("key {0} is named twice; give each identity a key of its own")]
+    Twice(KeyId),
+}
+
+/// Why a client's token was refused. For the local log only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyRefused {
+    /// The token has not the length of one.
+    #[error("key-file token of {0} bytes")]
+    Token(usize),
+    /// Nobody has this key.
+    #[error("unknown key id {0}")]
+    UnknownKey(KeyId),
+    /// The client does not hold the key, or the token is of another HELLO.
+    #[error("wrong binder for key id {0}")]
+    Binder(KeyId),
+}
+
+/// The public name of a key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct KeyId([u8; 16]);
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A key. Wiped on drop, no `Debug`.
+pub struct Key {
+    secret: Secret<32>,
+    id: KeyId,
+}
+
+impl Key {
+    /// From 32 random bytes.
+    pub fn new(secret: Secret<32>) -> Self {
+        let id: Secret<16> = expand_label(&extract(b"hgrpc1", secret.expose()), "key id", b"");
+        Self { id: KeyId(*id.expose()), secret }
+    }
+
+    /// Its public name.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// Unless it is a regular file of this user that nobody else can read or write, with exactly a key in it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, KeyFileError> {
+        Self::load_as(path.as_ref(), Identity::own().uid)
+    }
+
+    fn load_as(path: &Path, own: u32) -> Result<Self, KeyFileError> {
+        let fail = |source: io::Error| KeyFileError::Io { path: path.to_owned(), source };
+        // Not through a link, and not waiting for the writer of a fifo. Everything after is asked of the open file.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+        let mut file = opened.map_err(|source| match rustix::io::Errno::from_io_error(&source) {
+            Some(rustix::io::Errno::LOOP) => KeyFileError::Symlink(path.to_owned()),
+            _ => fail(source),
+        })?;
+        let metadata = file.metadata().map_err(fail)?;
+        check_metadata(path, &metadata, own)?;
+        let text = read_exactly(&mut file, path)?;
+        parse(&text).map(Self::new).ok_or_else(|| KeyFileError::Format(path.to_owned()))
+    }
+
+    /// Writes a new key file, readable by its owner only. Never replaces a file.
+    ///
+    /// # Errors
+    /// When there is a file already, or it cannot be written.
+    pub fn create(&self, path: impl AsRef<Path>) -> Result<(), KeyFileError> {
+        let path = path.as_ref();
+        let mut text = Zeroizing::new(Vec::with_capacity(FILE_LEN));
+        text.extend_from_slice(PREFIX);
+        for byte in self.secret.expose() {
+            text.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        }
+        text.push(b'\n');
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            file.write_all(&text)?;
+            file.sync_all()
+        };
+        write().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+    }
+
+    fn binder(&self, th1: &Th1) -> Secret<32> {
+        let key: Secret<32> = expand_label(&extract(b"hgrpc1", self.secret.expose()), "binder", b"");
+        mac(key.expose(), &[th1.as_bytes()])
+    }
+
+    /// A copy, wiped like the original.
+    fn psk(&self) -> Psk {
+        Psk::shared(Secret::new(|copy| copy.copy_from_slice(self.secret.expose())))
+    }
+}
+
+fn check_metadata(path: &Path, metadata: &std::fs::Metadata, own: u32) -> Result<(), KeyFileError> {
+    if !metadata.is_file() {
+        return Err(KeyFileError::NotAFile(path.to_owned()));
+    }
+    if metadata.uid() != own {
+        return Err(KeyFileError::Owner { path: path.to_owned(), owner: metadata.uid(), own });
+    }
+    if metadata.mode() & 0o077 != 0 {
+        return Err(KeyFileError::Mode { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
+    }
+    if metadata.len() != FILE_LEN as u64 {
+        return Err(KeyFileError::Length { path: path.to_owned(), len: metadata.len() });
+    }
+    Ok(())
+}
+
+/// Reads no more than a key, whatever the file's length has become.
+fn read_exactly(file: &mut File, path: &Path) -> Result<Zeroizing<[u8; FILE_LEN]>, KeyFileError> {
+    let mut text = Zeroizing::new([0; FILE_LEN]);
+    file.read_exact(text.as_mut_slice()).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    Ok(text)
+}
+
+fn parse(text: &[u8; FILE_LEN]) -> Option<Secret<32>> {
+    let digits = text.strip_prefix(PREFIX)?.strip_suffix(b"\n")?;
+    let mut good = true;
+    let secret = Secret::new(|bytes: &mut [u8; 32]| {
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let (high, low) = (hex_value(pair[0]), hex_value(pair[1]));
+            good &= high.is_some() && low.is_some();
+            *byte = high.unwrap_or(0) << 4 | low.unwrap_or(0);
+        }
+    });
+    good.then_some(secret)
+}
+
+fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0' + value } else { b'a' + value - 10 }
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// The client's side.
+pub struct KeyFileInitiator(Key);
+
+impl KeyFileInitiator {
+    /// Proves to have this key.
+    pub fn new(key: Key) -> Self {
+        Self(key)
+    }
+}
+
+impl Initiator for KeyFileInitiator {
+    fn id(&self) -> MechanismId {
+        MechanismId::KeyFile
+    }
+
+    fn token<'a>(&'a self, th1: Th1, _: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>> {
+        let token = [self.0.id.0.as_slice(), self.0.binder(&th1).expose()].concat();
+        Box::pin(ready(Ok(ClientToken { token, psk: self.0.psk() })))
+    }
+
+    fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
+        Box::pin(ready(Ok(ServerProof::SharedSecret)))
+    }
+}
+
+/// The server's side: keys, and whose they are.
+#[derive(Default)]
+pub struct KeyRing(HashMap<KeyId, (Key, Identity)>);
+
+impl KeyRing {
+    /// No keys.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whoever holds `key` is `identity`.
+    ///
+    /// # Errors
+    /// When the key is in the ring already.
+    pub fn add(&mut self, key: Key, identity: Identity) -> Result<(), KeyFileError> {
+        let id = key.id;
+        if self.0.contains_key(&id) {
+            return Err(KeyFileError::Twice(id));
+        }
+        self.0.insert(id, (key, identity));
+        Ok(())
+    }
+
+    fn check(&self, claim: Claim) -> Result<Verified, KeyRefused> {
+        let token: &[u8; TOKEN_LEN] = claim.token().try_into().map_err(|_| KeyRefused::Token(claim.token().len()))?;
+        let id = KeyId(token[..16].try_into().expect("16 bytes"));
+        let (key, identity) = self.0.get(&id).ok_or(KeyRefused::UnknownKey(id))?;
+        let binder: &[u8; 32] = token[16..].try_into().expect("48 bytes less 16");
+        if !key.binder(claim.th1()).same(binder) {
+            return Err(KeyRefused::Binder(id));
+        }
+        let principal = Principal { mechanism: MechanismId::KeyFile, identity: *identity, name: None };
+        let psk = key.psk();
+        Ok(claim.verified(principal, psk))
+    }
+}
+
+impl Acceptor for KeyRing {
+    fn id(&self) -> MechanismId {
+        MechanismId::KeyFile
+    }
+
+    fn verify(&self, claim: Claim, _: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>> {
+        Box::pin(ready(match claim.mechanism() {
+            MechanismId::KeyFile => self.check(claim).map_err(MechanismError::from),
+            other => Err(MechanismError::Other(other)),
+        }))
+    }
+}
+
+#[cfg(test)]
+#[path = "key_file_tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! Messages of a session: a 48-byte header, a body, and a 16-byte tag.
+//!
+//! ```text
+//!  0 u8 0xA1   1 u8 type: 1 request 2 reply 3 sealed error 8 close
+//!  2 u8 flags: bit 0 sealed body, bit 1 has bulk, bit 2 large-args descriptor; others 0
+//!  3 u8 key epoch (low 8 bits)          4 u32 part (0)
+//!  8 16 session id                     24 u64 seq              32 u64 rpc id
+//! 40 u16 provider id   42 u16 zero     44 u32 body length      48 body   48+n 16 tag
+//! ```
+
+use super::ids::{Protection, SessionId};
+use super::parse::{ParseError, Reader};
+use super::window::SEQ_END;
+use super::{CLOSE, MAGIC, REPLY, REQUEST, SEALED_ERROR};
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 48;
+/// Bytes of the tag.
+pub const TAG_LEN: usize = 16;
+/// What a message is longer than its body.
+pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+
+/// A message's authentication tag. No secret.
+pub type Tag = [u8; TAG_LEN];
+
+/// What a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A call.
+    Request = REQUEST,
+    /// Its result.
+    Reply = REPLY,
+    /// Its failure, see [`SealedError`](super::SealedError).
+    Error = SEALED_ERROR,
+    /// The client ends the session; the body is empty.
+    Close = CLOSE,
+}
+
+impl Kind {
+    fn from_wire(number: u8) -> Option<Self> {
+        Some(match number {
+            REQUEST => Self::Request,
+            REPLY => Self::Reply,
+            SEALED_ERROR => Self::Error,
+            CLOSE => Self::Close,
+            _ => return None,
+        })
+    }
+}
+
+/// What is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Target {
+    /// The RPC's id.
+    pub rpc: u64,
+    /// The provider's id.
+    pub provider: u16,
+}
+
+/// What a body carries, for the receiver to know before it decodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Content {
+    /// A bulk descriptor is in the body.
+    pub bulk: bool,
+    /// The body is a descriptor of large arguments, not the arguments.
+    pub large: bool,
+}
+
+/// A header whose form is right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) protection: Protection,
+    pub(crate) content: Content,
+    pub(crate) epoch: u8,
+    pub(crate) session: SessionId,
+    pub(crate) seq: u64,
+    pub(crate) target: Target,
+    pub(crate) body_len: u32,
+}
+
+impl Header {
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The session it names.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// What it calls.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// What is in its body.
+    pub fn content(&self) -> Content {
+        self.content
+    }
+
+    pub(crate) fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        out[0] = MAGIC;
+        out[1] = self.kind as u8;
+        out[2] = u8::from(self.protection == Protection::Sealed)
+            | u8::from(self.content.bulk) << 1
+            | u8::from(self.content.large) << 2;
+        out[3] = self.epoch;
+        out[8..24].copy_from_slice(self.session.as_bytes());
+        out[24..32].copy_from_slice(&self.seq.to_le_bytes());
+        out[32..40].copy_from_slice(&self.target.rpc.to_le_bytes());
+        out[40..42].copy_from_slice(&self.target.provider.to_le_bytes());
+        out[44..48].copy_from_slice(&self.body_len.to_le_bytes());
+        out
+    }
+
+    fn parse(wire: &[u8]) -> Result<Self, ParseError> {
+        let mut reader = Reader::new(wire);
+        match reader.u8()? {
+            MAGIC => {}
+            version => return Err(ParseError::Version(version)),
+        }
+        let kind = reader.u8()?;
+        let kind = Kind::from_wire(kind).ok_or(ParseError::Type(kind))?;
+        let flags = reader.u8()?;
+        if flags & !0b111 != 0 {
+            return Err(ParseError::Field("flags"));
+        }
+        let protection = if flags & 1 == 0 { Protection::IntegrityOnly } else { Protection::Sealed };
+        let content = Content { bulk: flags & 2 != 0, large: flags & 4 != 0 };
+        let epoch = reader.u8()?;
+        if reader.u32()? != 0 {
+            return Err(ParseError::Field("part"));
+        }
+        let session = SessionId::new(reader.array()?);
+        let seq = reader.u64()?;
+        if seq >= SEQ_END {
+            return Err(ParseError::Field("seq"));
+        }
+        let target = Target { rpc: reader.u64()?, provider: reader.u16()? };
+        if reader.u16()? != 0 {
+            return Err(ParseError::Field("zero"));
+        }
+        let body_len = reader.u32()?;
+        Ok(Self { kind, protection, content, epoch, session, seq, target, body_len })
+    }
+}
+
+/// A message from a peer whose form is right: version, type, flags, and the length to the byte. Nothing in it is proven.
+pub struct Incoming<'a> {
+    header: Header,
+    pub(super) wire: &'a mut [u8],
+}
+
+impl<'a> Incoming<'a> {
+    /// Checks the form. Allocates nothing, and does not look at the body.
+    ///
+    /// # Errors
+    /// For any byte string that is not exactly one message.
+    pub fn parse(wire: &'a mut [u8]) -> Result<Self, ParseError> {
+        let header = Header::parse(wire)?;
+        let expected = u64::from(header.body_len) + OVERHEAD as u64;
+        if wire.len() as u64 != expected {
+            return Err(ParseError::Length(wire.len()));
+        }
+        if header.kind == Kind::Close && (header.body_len != 0 || header.content != Content::default()) {
+            return Err(ParseError::Field("body of close"));
+        }
+        Ok(Self { header, wire })
+    }
+
+    /// The header: claims, until the message was opened.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What is between header and tag: only after the tag was found good.
+    pub(crate) fn into_body(self) -> &'a mut [u8] {
+        let end = self.wire.len() - TAG_LEN;
+        &mut self.wire[HEADER_LEN..end]
+    }
+}
+
+/// The body of a message to be sent, with room for header and tag, so that it is sealed where it is.
+pub struct Draft(Vec<u8>);
+
+impl Draft {
+    /// An empty body with room for `capacity` bytes.
+    pub fn with_capacity(capacity: usize) -> Self {
+        let mut bytes = Vec::with_capacity(capacity.saturating_add(OVERHEAD));
+        bytes.resize(HEADER_LEN, 0);
+        Self(bytes)
+    }
+
+    /// A copy of these bytes.
+    pub fn copy_of(body: &[u8]) -> Self {
+        let mut draft = Self::with_capacity(body.len());
+        draft.0.extend_from_slice(body);
+        draft
+    }
+
+    /// Lets `write` append to the buffer, whose first 48 bytes are to be left alone.
+    pub fn append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let before = self.0.len();
+        let result = write(&mut self.0);
+        if self.0.len() < before {
+            self.0.resize(before, 0); // a header must fit in any case
+        }
+        result
+    }
+
+    /// Bytes of the body.
+    pub fn body_len(&self) -> usize {
+        self.0.len() - HEADER_LEN
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// Proof that a (seq, part) was never sealed with in its direction: made once per number by a client's counter or by an
+/// accepted request, and used up by sealing. Not `Clone`.
+pub(crate) struct Unused {
+    seq: u64,
+}
+
+impl Unused {
+    /// Only for a counter that gives each number once, and for a window that accepts each number once.
+    pub(crate) fn assume(seq: u64) -> Self {
+        Self { seq }
+    }
+
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;
