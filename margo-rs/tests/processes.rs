@@ -101,6 +101,17 @@ impl Process {
         assert!(sent.success());
     }
 
+    /// Stops the process, and waits until each of its threads has: the signal alone takes effect a little later.
+    fn stop(&self) {
+        self.signal("STOP");
+        let stopped = |task: &std::path::Path| {
+            let stat = std::fs::read_to_string(task.join("stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        };
+        let tasks = format!("/proc/{}/task", self.child.id());
+        eventually(|| std::fs::read_dir(&tasks).unwrap().all(|task| stopped(&task.unwrap().path())));
+    }
+
     /// The sum over all threads of how often they slept of their own accord, and the processor time in ticks.
     fn activity(&self) -> (u64, u64) {
         let (mut switches, mut ticks) = (0, 0);
@@ -175,7 +186,7 @@ fn calls_to_a_stopped_server_end_at_their_deadlines() {
     let server = Process::start("serve");
     let (client, to) = reach(&server);
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
-    server.signal("STOP");
+    server.stop();
     let after = Duration::from_millis(50);
     let calls: Vec<_> = (0..50).map(|n| to.call(SUM, &(n, 1)).timeout(after).start()).collect();
     for call in calls {
