@@ -1,23 +1,21 @@
 //! One TCP connection: handshake, reading, writing, closing.
 
+mod receiving;
+mod sending;
+
 use super::Shared;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Event, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, WriteJob};
+use crate::wire::{FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, WriteJob};
 use parking_lot::Mutex;
-use rustix::io::Errno;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::TcpStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
-
-/// What is read at most from one connection before others get their turn, in bytes.
-const READ_QUANTUM: usize = 2 * 1024 * 1024;
 
 /// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
 const CLOSED_BY_PEER: &str = "the peer closed the connection";
@@ -215,195 +213,6 @@ impl Connection {
         }
     }
 
-    /// Reads and hands over what is there, up to [`READ_QUANTUM`].
-    pub(super) fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
-        // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
-        outcome.unwrap_or_else(|_| {
-            tracing::error!(peer = %self.peer, "a callback panicked");
-            self.fail("internal error");
-            ReadOutcome::Drained
-        })
-    }
-
-    fn read_on(&self, scratch: &mut [u8]) -> ReadOutcome {
-        let mut inbox = self.inbox.lock();
-        let mut outcome = ReadOutcome::Nothing;
-        let mut taken = 0;
-        loop {
-            if self.is_closed() {
-                *inbox = Inbox::Closed;
-                return outcome;
-            }
-            let result = match &mut *inbox {
-                Inbox::Closed => return outcome,
-                Inbox::Greeting { bytes, received } => match self.receive(&mut bytes[*received..]) {
-                    Ok(Received { count, .. }) => {
-                        *received += count;
-                        if !Hello::may_begin_with(&bytes[..*received]) || *received == HELLO_LEN {
-                            let hello = Hello::decode(bytes);
-                            match hello.map_err(|error| error.to_string()).and_then(|hello| self.come_up(&hello)) {
-                                Ok(up) => *inbox = up,
-                                Err(reason) => {
-                                    drop(inbox);
-                                    self.refuse(reason);
-                                    return ReadOutcome::Drained;
-                                }
-                            }
-                            outcome = ReadOutcome::Drained;
-                        }
-                        // The next round finds out whether the socket is empty.
-                        Ok(Received { count, emptied: false })
-                    }
-                    Err(stop) => Err(stop),
-                },
-                Inbox::Up { inbound, rest, events } => {
-                    if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
-                        return outcome;
-                    }
-                    self.read_messages(inbound, rest, &**events, scratch)
-                }
-            };
-            match result {
-                Ok(Received { count, emptied }) => {
-                    taken += count;
-                    outcome = ReadOutcome::Drained;
-                    self.read.fetch_add(count as u64, Ordering::Relaxed);
-                    if let Inbox::Up { inbound, .. } = &*inbox {
-                        self.note_mid_message(inbound.is_mid_message());
-                    }
-                    if emptied && !self.hangup.load(Ordering::Acquire) {
-                        return outcome;
-                    }
-                    if taken >= READ_QUANTUM {
-                        return ReadOutcome::MoreToCome;
-                    }
-                    if self.pause_reading() {
-                        return outcome;
-                    }
-                }
-                Err(Stop::Empty) => {
-                    if let Some(reason) = self.unwritable.get() {
-                        drop(inbox);
-                        self.fail(reason);
-                    }
-                    return outcome;
-                }
-                Err(Stop::Failed(reason)) => {
-                    drop(inbox);
-                    self.fail(&reason);
-                    return ReadOutcome::Drained;
-                }
-            }
-        }
-    }
-
-    fn read_messages(
-        &self,
-        inbound: &mut Inbound,
-        rest: &mut Vec<u8>,
-        events: &dyn LinkEvents,
-        scratch: &mut [u8],
-    ) -> Result<Received, Stop> {
-        let mut sink = |event: Event<'_>| match event {
-            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
-            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
-            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
-            Event::Response(call, payload) => events.on_response(CallId(call), payload),
-            Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
-            Event::Cancel(call) => {
-                self.outbox.lock().queue.abort_response(call);
-                events.on_cancel(CallId(call));
-            }
-            Event::GoAway => events.on_go_away(),
-        };
-        let broken = |error: crate::wire::WireError| Stop::Failed(format!("{PROTOCOL_ERROR}: {error}"));
-        let go_on = || !self.overfull.load(Ordering::Relaxed);
-        if !rest.is_empty() {
-            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
-            rest.drain(..count);
-            return Ok(Received { count, emptied: false });
-        }
-        if let Some((into, most)) = inbound.direct() {
-            let before = into.len();
-            let ended = self.socket.append_to(into, most);
-            let count = into.len() - before;
-            inbound.direct_done(count, &mut sink).map_err(broken)?;
-            return match ended {
-                Ok(_) if count < most => Err(Stop::Failed("the peer closed the connection in a message".to_owned())),
-                Ok(_) => Ok(Received { count, emptied: false }),
-                Err(error) if error.kind() == ErrorKind::WouldBlock && count == 0 => Err(Stop::Empty),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received { count, emptied: true }),
-                Err(error) => Err(Stop::Failed(error.to_string())),
-            };
-        }
-        let received = self.receive(scratch)?;
-        let read = &scratch[..received.count];
-        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
-        if count == read.len() {
-            return Ok(received);
-        }
-        rest.extend_from_slice(&read[count..]);
-        Ok(Received { count: received.count, emptied: false })
-    }
-
-    fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
-        match self.socket.read(into) {
-            Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
-            Ok(count) => Ok(Received { count, emptied: count < into.len() }),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Stop::Empty),
-            Err(error) => Err(Stop::Failed(error.to_string())),
-        }
-    }
-
-    /// Has the progress of a message that is not whole watched.
-    fn note_mid_message(&self, mid_message: bool) {
-        self.mid_message.store(mid_message, Ordering::Relaxed);
-        if mid_message
-            && !self.watched.swap(true, Ordering::AcqRel)
-            && let Some(shared) = self.shared.upgrade()
-        {
-            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
-            shared.watch_progress(self.token);
-        }
-    }
-
-    /// Whether the progress of a message is being watched.
-    pub(super) fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Acquire)
-    }
-
-    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
-    /// after the same time.
-    pub(super) fn check_progress(&self) -> bool {
-        let read = self.read.load(Ordering::Relaxed);
-        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
-            self.watched.store(false, Ordering::Release);
-            return false;
-        }
-        if self.seen.swap(read, Ordering::Relaxed) == read && !self.outbox.lock().reading_paused {
-            self.fail(STALLED);
-            return false;
-        }
-        true
-    }
-
-    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
-    fn pause_reading(&self) -> bool {
-        let mut outbox = self.outbox.lock();
-        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
-        // both would wait for each other.
-        outbox.reading_paused = self.unwritable.get().is_none() && outbox.queue.has_responses_beyond(self.max_queued);
-        if outbox.reading_paused {
-            drop(outbox);
-            // What is queued may be only what this very poll answered: try to get rid of it first.
-            self.flush();
-            outbox = self.outbox.lock();
-        }
-        self.overfull.store(outbox.reading_paused, Ordering::Release);
-        outbox.reading_paused
-    }
-
     /// The handshake is complete.
     fn come_up(&self, hello: &Hello) -> Result<Inbox, String> {
         let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
@@ -440,77 +249,6 @@ impl Connection {
             rest: Vec::new(),
             events,
         })
-    }
-
-    /// Writes what is queued until the socket is full.
-    fn write_out(&self) -> Result<(), Errno> {
-        let mut outbox = self.outbox.lock();
-        if outbox.writing || !self.is_up() || self.unwritable.get().is_some() {
-            return Ok(());
-        }
-        outbox.writing = true;
-        outbox.blocked = false;
-        let mut job = std::mem::take(&mut outbox.job);
-        let result = loop {
-            if job.is_done() {
-                outbox.queue.written(&mut job);
-                if !outbox.queue.next_write(&mut job) {
-                    break Ok(());
-                }
-            }
-            outbox.unblocked = false;
-            drop(outbox);
-            let [head, chunk] = job.slices();
-            let written = self.socket.send(head, chunk);
-            outbox = self.outbox.lock();
-            match written {
-                Ok(count) => job.advance(count),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if outbox.unblocked => {}
-                Err(Errno::AGAIN) => {
-                    outbox.blocked = true;
-                    break Ok(());
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        outbox.job = job;
-        outbox.writing = false;
-        if outbox.reading_paused
-            && let Some(shared) = self.shared.upgrade()
-            && !outbox.queue.has_responses_beyond(self.max_queued / 2)
-        {
-            outbox.reading_paused = false;
-            drop(outbox);
-            shared.mark_ready(self.token);
-        }
-        result
-    }
-
-    /// Flushes now, or puts the connection on the list for the next poll.
-    fn schedule(&self, flush: Flush) {
-        match flush {
-            Flush::Now => self.flush(),
-            Flush::Later => {
-                if !self.listed.swap(true, Ordering::AcqRel)
-                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
-                {
-                    shared.list_dirty(this);
-                }
-            }
-        }
-    }
-
-    /// Writes out as a member of the list that [`Flush::Later`] fills.
-    pub(super) fn flush_listed(&self) {
-        self.listed.store(false, Ordering::Release);
-        self.flush();
-    }
-
-    /// Tells the peer to send no further requests.
-    pub(super) fn go_away(&self) {
-        self.outbox.lock().queue.go_away();
-        self.flush();
     }
 
     fn fail_connecting(&self, error: io::Error) {
@@ -628,17 +366,4 @@ impl Link for Connection {
     fn close(&self, reason: &str) {
         self.fail(reason);
     }
-}
-
-struct Received {
-    count: usize,
-    /// The socket held no more than this.
-    emptied: bool,
-}
-
-enum Stop {
-    /// Nothing to read.
-    Empty,
-    /// The connection is over.
-    Failed(String),
 }

@@ -1,0 +1,215 @@
+//! The reading half of a connection.
+
+use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::transport::{CallId, Link, LinkEvents};
+use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
+use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+/// What is read at most from one connection before others get their turn, in bytes.
+const READ_QUANTUM: usize = 2 * 1024 * 1024;
+
+impl Connection {
+    /// Reads and hands over what is there, up to [`READ_QUANTUM`].
+    pub(in super::super) fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
+        // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
+        outcome.unwrap_or_else(|_| {
+            tracing::error!(peer = %self.peer, "a callback panicked");
+            self.fail("internal error");
+            ReadOutcome::Drained
+        })
+    }
+
+    fn read_on(&self, scratch: &mut [u8]) -> ReadOutcome {
+        let mut inbox = self.inbox.lock();
+        let mut outcome = ReadOutcome::Nothing;
+        let mut taken = 0;
+        loop {
+            if self.is_closed() {
+                *inbox = Inbox::Closed;
+                return outcome;
+            }
+            let result = match &mut *inbox {
+                Inbox::Closed => return outcome,
+                Inbox::Greeting { bytes, received } => match self.receive(&mut bytes[*received..]) {
+                    Ok(Received { count, .. }) => {
+                        *received += count;
+                        if !Hello::may_begin_with(&bytes[..*received]) || *received == HELLO_LEN {
+                            let hello = Hello::decode(bytes);
+                            match hello.map_err(|error| error.to_string()).and_then(|hello| self.come_up(&hello)) {
+                                Ok(up) => *inbox = up,
+                                Err(reason) => {
+                                    drop(inbox);
+                                    self.refuse(reason);
+                                    return ReadOutcome::Drained;
+                                }
+                            }
+                            outcome = ReadOutcome::Drained;
+                        }
+                        // The next round finds out whether the socket is empty.
+                        Ok(Received { count, emptied: false })
+                    }
+                    Err(stop) => Err(stop),
+                },
+                Inbox::Up { inbound, rest, events } => {
+                    if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
+                        return outcome;
+                    }
+                    self.read_messages(inbound, rest, &**events, scratch)
+                }
+            };
+            match result {
+                Ok(Received { count, emptied }) => {
+                    taken += count;
+                    outcome = ReadOutcome::Drained;
+                    self.read.fetch_add(count as u64, Ordering::Relaxed);
+                    if let Inbox::Up { inbound, .. } = &*inbox {
+                        self.note_mid_message(inbound.is_mid_message());
+                    }
+                    if emptied && !self.hangup.load(Ordering::Acquire) {
+                        return outcome;
+                    }
+                    if taken >= READ_QUANTUM {
+                        return ReadOutcome::MoreToCome;
+                    }
+                    if self.pause_reading() {
+                        return outcome;
+                    }
+                }
+                Err(Stop::Empty) => {
+                    if let Some(reason) = self.unwritable.get() {
+                        drop(inbox);
+                        self.fail(reason);
+                    }
+                    return outcome;
+                }
+                Err(Stop::Failed(reason)) => {
+                    drop(inbox);
+                    self.fail(&reason);
+                    return ReadOutcome::Drained;
+                }
+            }
+        }
+    }
+
+    fn read_messages(
+        &self,
+        inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
+        events: &dyn LinkEvents,
+        scratch: &mut [u8],
+    ) -> Result<Received, Stop> {
+        let mut sink = |event: Event<'_>| match event {
+            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
+            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
+            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
+            Event::Response(call, payload) => events.on_response(CallId(call), payload),
+            Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
+            Event::Cancel(call) => {
+                self.outbox.lock().queue.abort_response(call);
+                events.on_cancel(CallId(call));
+            }
+            Event::GoAway => events.on_go_away(),
+        };
+        let broken = |error: WireError| Stop::Failed(format!("{PROTOCOL_ERROR}: {error}"));
+        let go_on = || !self.overfull.load(Ordering::Relaxed);
+        if !rest.is_empty() {
+            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
+            rest.drain(..count);
+            return Ok(Received { count, emptied: false });
+        }
+        if let Some((into, most)) = inbound.direct() {
+            let before = into.len();
+            let ended = self.socket.append_to(into, most);
+            let count = into.len() - before;
+            inbound.direct_done(count, &mut sink).map_err(broken)?;
+            return match ended {
+                Ok(_) if count < most => Err(Stop::Failed("the peer closed the connection in a message".to_owned())),
+                Ok(_) => Ok(Received { count, emptied: false }),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && count == 0 => Err(Stop::Empty),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received { count, emptied: true }),
+                Err(error) => Err(Stop::Failed(error.to_string())),
+            };
+        }
+        let received = self.receive(scratch)?;
+        let read = &scratch[..received.count];
+        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
+        if count == read.len() {
+            return Ok(received);
+        }
+        rest.extend_from_slice(&read[count..]);
+        Ok(Received { count: received.count, emptied: false })
+    }
+
+    fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
+        match self.socket.read(into) {
+            Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
+            Ok(count) => Ok(Received { count, emptied: count < into.len() }),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Stop::Empty),
+            Err(error) => Err(Stop::Failed(error.to_string())),
+        }
+    }
+
+    /// Has the progress of a message that is not whole watched.
+    fn note_mid_message(&self, mid_message: bool) {
+        self.mid_message.store(mid_message, Ordering::Relaxed);
+        if mid_message
+            && !self.watched.swap(true, Ordering::AcqRel)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+            shared.watch_progress(self.token);
+        }
+    }
+
+    /// Whether the progress of a message is being watched.
+    pub(in super::super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
+    /// after the same time.
+    pub(in super::super) fn check_progress(&self) -> bool {
+        let read = self.read.load(Ordering::Relaxed);
+        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
+            self.watched.store(false, Ordering::Release);
+            return false;
+        }
+        if self.seen.swap(read, Ordering::Relaxed) == read && !self.outbox.lock().reading_paused {
+            self.fail(STALLED);
+            return false;
+        }
+        true
+    }
+
+    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
+    fn pause_reading(&self) -> bool {
+        let mut outbox = self.outbox.lock();
+        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
+        // both would wait for each other.
+        outbox.reading_paused = self.unwritable.get().is_none() && outbox.queue.has_responses_beyond(self.max_queued);
+        if outbox.reading_paused {
+            drop(outbox);
+            // What is queued may be only what this very poll answered: try to get rid of it first.
+            self.flush();
+            outbox = self.outbox.lock();
+        }
+        self.overfull.store(outbox.reading_paused, Ordering::Release);
+        outbox.reading_paused
+    }
+}
+
+struct Received {
+    count: usize,
+    /// The socket held no more than this.
+    emptied: bool,
+}
+
+enum Stop {
+    /// Nothing to read.
+    Empty,
+    /// The connection is over.
+    Failed(String),
+}
