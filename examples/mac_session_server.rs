@@ -6,7 +6,7 @@
 //! What it teaches: session ids are random and come from the server; the user of a call is the one its session
 //! was opened by; and a table that peers can make grow has a limit.
 //!
-//! What it still lacks: sessions end only with the server. As in stage 2 the token covers neither arguments nor
+//! What it still lacks: sessions end only with the server, so a user who opens his share of them is out until then. As in stage 2 the token covers neither arguments nor
 //! answers, nothing is encrypted, calls of one session have to come in order, and the client cannot tell
 //! who the server is. The id in the answer is not protected either: changed on the way, it makes the session useless,
 //! but never someone else's.
@@ -27,6 +27,9 @@ use mochi_rs::stages::{
 
 /// Sessions that can be open at once.
 const SESSIONS_MAX: usize = 10_000;
+
+/// Sessions that one user can have open, so that nobody can take all of them.
+const SESSIONS_PER_USER_MAX: usize = 1_000;
 
 /// What the failed `authenticate` returns in place of a session id; no session has it.
 const NO_SESSION: u64 = 0;
@@ -87,6 +90,10 @@ impl Server {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         if sessions.len() >= SESSIONS_MAX {
             return Err(format!("{SESSIONS_MAX} sessions are open already").into());
+        }
+        let of_user = sessions.values().filter(|other| other.user.uid == session.user.uid).count();
+        if of_user >= SESSIONS_PER_USER_MAX {
+            return Err(format!("{} has {SESSIONS_PER_USER_MAX} sessions open already", session.user).into());
         }
         let id = loop {
             let id = random_id()?;

@@ -210,7 +210,7 @@ pub enum CallError {
         /// The server's words, or empty.
         message: String,
     },
-    /// The server refused the request because of its size.
+    /// The server understood the request and refused it.
     #[error("the server refused the request: {message}")]
     Rejected {
         /// The server's words, or empty.

@@ -39,6 +39,7 @@ mod limits;
 mod rpc;
 mod server;
 pub mod transport;
+mod warnings;
 #[doc(hidden)]
 pub mod wire;
 

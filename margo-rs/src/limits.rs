@@ -39,7 +39,7 @@ pub struct Limits {
     /// How long sent bytes may stay unacknowledged before the connection counts as lost: the peer's host is gone, or the
     /// peer reads nothing at all. Default 60 s.
     pub unacknowledged_timeout: Duration,
-    /// How long a peer may send nothing in the middle of a message. Default 30 s.
+    /// How long a peer may send nothing, or less than 256 KiB, in the middle of a message. Default 30 s.
     pub stall_timeout: Duration,
     /// Time that running handlers get to end at shutdown. Default 5 s.
     pub shutdown_grace: Duration,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! case.rs      what can be measured, and its names
-//! rounds.rs    the order of measurements, and medians over them
+//! rounds.rs    the order of measurements, and the round in the middle of them
 //! calls/       RPC echo: the server process and the client
 //! floor.rs     the same bytes over a spinning socket: the server process and the client
 //! process.rs   server processes, which end with us
@@ -44,7 +44,8 @@ The floor is the same number of payload bytes, without any header, echoed over a
 never sleep: they read what is there and answer it with one write. (It is measured with and without sched_yield; the \
 better one counts.) Each round measures both. The ratio is the figure \
 over its floor: of the median times for `/1` (1 is best, higher is slower), of the calls per second for `/64` (1 is best, \
-lower is slower). All figures are medians over the rounds. B/s counts payload, one way.";
+lower is slower). All figures of a row are those of one round, the one with the \
+median ratio. B/s counts payload, one way.";
 
 #[derive(Args)]
 #[command(

@@ -33,8 +33,7 @@ pub(super) struct Row {
     pub(super) bytes_per_s: f64,
     /// The floor's `p50_us` or `per_s`, by the case's aspect.
     pub(super) floor: f64,
-    /// Figure over floor of each round, and of these the median: close to, but not exactly, figure over floor of this
-    /// row.
+    /// Figure over floor.
     pub(super) ratio: f64,
 }
 

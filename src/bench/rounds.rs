@@ -1,4 +1,4 @@
-//! The order of measurements, and medians over them.
+//! The order of measurements, and the round in the middle of them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use mochi_rs::program::Outcome;
 
 use super::case::Case;
 use super::report::Row;
-use super::sample::{Sample, median};
+use super::sample::Sample;
 use super::{Options, calls, floor};
 
 /// How long one measurement of one round takes.
@@ -38,18 +38,20 @@ pub(super) fn measure(options: &Options, case: Case, show: impl Fn(u32)) -> Outc
         pairs.push(pair);
     }
 
-    let over = |value: &dyn Fn(&Pair) -> f64| median(pairs.iter().map(value).collect());
+    // The figures are those of one round, the one with the median ratio: medians of each figure by itself could come from
+    // rounds that saw different machines, and their quotient would mean nothing.
     let aspect = |sample: &Sample| case.aspect().of(sample);
-    let per_s = over(&|pair| pair.figure.per_s);
+    let ratio = |pair: &Pair| aspect(&pair.figure) / aspect(&pair.floor);
+    pairs.sort_by(|one, other| ratio(one).total_cmp(&ratio(other)));
+    let Pair { figure, floor } = &pairs[pairs.len() / 2];
     Ok(Row {
-        transport: options.transport.clone(),
+        transport: options.transport.to_string(),
         case,
-        p50_us: over(&|pair| pair.figure.p50_us),
-        p99_us: over(&|pair| pair.figure.p99_us),
-        per_s,
-        bytes_per_s: per_s * case.size as f64,
-        floor: over(&|pair| aspect(&pair.floor)),
-        // Of each round, so that figure and floor saw the same machine.
-        ratio: over(&|pair| aspect(&pair.figure) / aspect(&pair.floor)),
+        p50_us: figure.p50_us,
+        p99_us: figure.p99_us,
+        per_s: figure.per_s,
+        bytes_per_s: figure.per_s * case.size as f64,
+        floor: aspect(floor),
+        ratio: aspect(figure) / aspect(floor),
     })
 }

@@ -46,22 +46,3 @@ pub(super) struct Sample {
     pub(super) p99_us: f64,
     pub(super) per_s: f64,
 }
-
-/// The middle one; of an even number, the mean of the two in the middle. `values` has at least one.
-pub(super) fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(median(vec![3.0]), 3.0);
-        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 9.0, 2.0]), 3.0);
-    }
-}

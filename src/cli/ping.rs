@@ -10,7 +10,7 @@ use serde::Serialize;
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Address of the server, as it printed it
-    address: String,
+    address: Address,
 
     /// Round trips to measure
     #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]

@@ -1,12 +1,12 @@
 //! `mochi shutdown`: Margo's remote shutdown.
 
-use margo_rs::Engine;
+use margo_rs::{Address, Engine};
 use mochi_rs::program::{Outcome, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Address of the server, as it printed it
-    address: String,
+    address: Address,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Outcome {

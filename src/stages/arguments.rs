@@ -1,19 +1,20 @@
 //! The command lines of the examples.
 
 use clap::Parser;
+use margo_rs::Address;
 
 /// The command line of a server. Wrong arguments end the program with the usage on standard error and status 2.
 #[derive(Parser, Debug)]
 pub struct ServerArguments {
     /// Protocol to listen on: `tcp` for all to reach, `tcp://127.0.0.1` for this host alone
-    pub protocol: String,
+    pub protocol: Address,
 }
 
 /// The command line of a client. Wrong arguments end the program with the usage on standard error and status 2.
 #[derive(Parser, Debug)]
 pub struct ClientArguments {
     /// Address of the server, as it printed it
-    pub address: String,
+    pub address: Address,
 
     /// User the server runs as: nobody else can then open the credential
     #[arg(long, value_name = "UID")]

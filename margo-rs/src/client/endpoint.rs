@@ -61,13 +61,13 @@ impl Endpoint {
     /// Asks the process to shut down, with Margo's RPC.
     ///
     /// # Errors
-    /// The call's own, or [`CallError::Handler`] if the process does not allow it.
+    /// The call's own, or [`CallError::Rejected`] if the process does not allow it.
     pub fn shutdown_remote(&self) -> impl Future<Output = Result<(), CallError>> + Send + 'static {
         let call = self.call(builtin::SHUTDOWN, &());
         async move {
             match call.await? {
                 0 => Ok(()),
-                _ => Err(CallError::Handler { message: "remote shutdown is not allowed".to_owned() }),
+                _ => Err(CallError::Rejected { message: "remote shutdown is not allowed".to_owned() }),
             }
         }
     }

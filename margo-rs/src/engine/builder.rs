@@ -8,11 +8,12 @@ use crate::limits::Limits;
 use crate::server::{Registry, builtin};
 use crate::transport::tcp::{self, TcpTransport};
 use crate::transport::{Acceptor, Transport};
+use crate::warnings::Warnings;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Smallest limit on messages that makes sense, in bytes.
 const MESSAGE_LIMIT_MIN: u64 = 64;
@@ -153,6 +154,7 @@ impl Builder {
             registry: Registry::default(),
             pools,
             lifecycle: Lifecycle::default(),
+            warnings: Warnings::new(Instant::now()),
             listening,
             peers: Mutex::new(HashMap::new()),
             links: Mutex::new(HashMap::new()),

@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::rpc::{ProviderId, Rpc, RpcId};
 use crate::server::{Handler, Provider, RawResponder, Registration, Registry, Request, Responder};
 use crate::transport::{Acceptor, CallId, Link, LinkError, LinkEvents, LoopbackLink, PeerLimits, Transport};
+use crate::warnings::Warnings;
 use crate::wire::{Refusal, RequestHead};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -78,6 +79,8 @@ pub(crate) struct Core {
     pub(crate) registry: Registry,
     pub(crate) pools: Pools,
     pub(crate) lifecycle: Lifecycle,
+    /// Limits the log lines that bad requests cause.
+    pub(crate) warnings: Warnings,
     address: Address,
     listening: bool,
     peers: Mutex<HashMap<Address, Weak<Peer>>>,

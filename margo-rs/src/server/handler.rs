@@ -18,6 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 /// Arguments up to this size are decoded on the progress thread, in bytes.
 const INLINE_PAYLOAD_MAX: usize = 72 * 1024;
@@ -74,7 +75,7 @@ impl Handler {
         Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
     {
         Self::starting(move |request, responder, payload| {
-            let Some((args, responder)) = decode(responder, &payload) else { return Work::Done };
+            let Some((args, responder)) = decode(&request, responder, &payload) else { return Work::Done };
             let result = handler(request, args);
             Work::Future(Box::pin(async move { answer(responder, result.await) }))
         })
@@ -87,7 +88,7 @@ impl Handler {
         F: Fn(Request, In) -> Result<Out, HandlerError> + Send + Sync + 'static,
     {
         let start = move |request: Request, responder: RawResponder, payload: Payload<'_>| {
-            if let Some((args, responder)) = decode(responder, &payload) {
+            if let Some((args, responder)) = decode(&request, responder, &payload) {
                 answer(responder, handler(request, args));
             }
             Work::Done
@@ -103,7 +104,7 @@ impl Handler {
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::starting(move |request, responder, payload| {
-            let Some((args, responder)) = decode(responder, &payload) else { return Work::Done };
+            let Some((args, responder)) = decode(&request, responder, &payload) else { return Work::Done };
             Work::Future(Box::pin(handler(request, args, Responder::new(responder))))
         })
     }
@@ -122,12 +123,18 @@ impl Handler {
 }
 
 /// Decodes the arguments, or answers that they cannot be.
-fn decode<In: DeserializeOwned>(responder: RawResponder, payload: &Payload<'_>) -> Option<(In, RawResponder)> {
+fn decode<In: DeserializeOwned>(
+    request: &Request,
+    responder: RawResponder,
+    payload: &Payload<'_>,
+) -> Option<(In, RawResponder)> {
     let input = payload.bytes().get(crate::engine::REQUEST_HEADER..).unwrap_or(&[]);
     match codec::from_slice(input) {
         Ok(args) => Some((args, responder)),
         Err(error) => {
-            tracing::debug!(%error, "arguments cannot be decoded");
+            if request.in_flight().link().core().is_some_and(|core| core.warnings.allow(Instant::now())) {
+                tracing::warn!(rpc = %request.rpc_id(), peer = %request.peer(), %error, "arguments cannot be decoded");
+            }
             responder.refuse(Status::INVALID_ARG, &error.to_string());
             None
         }

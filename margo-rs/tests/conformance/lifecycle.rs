@@ -27,7 +27,7 @@ conformance! {
 fn remote_shutdown_is_refused_unless_allowed(setup: Setup) {
     let pair = setup.pair();
     let refused = pair.to.shutdown_remote().wait().unwrap_err();
-    assert!(matches!(&refused, CallError::Handler { message } if message.contains("not allowed")), "{refused:?}");
+    assert!(matches!(&refused, CallError::Rejected { message } if message.contains("not allowed")), "{refused:?}");
     pair.assert_healthy();
     pair.server.enable_remote_shutdown(|_| true);
     pair.to.shutdown_remote().wait().unwrap();

@@ -7,15 +7,14 @@ mod connection;
 mod location;
 mod poller;
 mod socket;
-mod warnings;
 
 use self::connection::{Connection, ReadOutcome};
 use self::poller::{HANGUP, Poller};
-use self::warnings::Warnings;
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
+use crate::warnings::Warnings;
 use crate::wire::{Budget, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -66,6 +65,8 @@ struct Shared {
     accepting: AtomicBool,
     /// Accepting waits for descriptors; a timer goes on with it.
     accept_waits: AtomicBool,
+    /// Said so in the log.
+    out_of_descriptors: AtomicBool,
     warnings: Warnings,
     closed: AtomicBool,
     accepted: AtomicUsize,
@@ -139,6 +140,7 @@ impl TcpTransport {
             acceptor: OnceLock::new(),
             accepting: AtomicBool::new(listener.is_some()),
             accept_waits: AtomicBool::new(false),
+            out_of_descriptors: AtomicBool::new(false),
             warnings: Warnings::new(Instant::now()),
             closed: AtomicBool::new(false),
             accepted: AtomicUsize::new(0),
@@ -275,6 +277,7 @@ impl Shared {
             }
             match listener.accept() {
                 Ok((stream, peer)) => {
+                    self.out_of_descriptors.store(false, Ordering::Release);
                     if let Err(error) = self.take_in(stream, peer)
                         && self.warnings.allow(Instant::now())
                     {
@@ -287,7 +290,7 @@ impl Shared {
                     if !self.accept_waits.swap(true, Ordering::AcqRel) {
                         self.timers.lock().push(Reverse((now + ACCEPT_RETRY, LISTENER)));
                     }
-                    if self.warnings.allow(now) {
+                    if !self.out_of_descriptors.swap(true, Ordering::AcqRel) {
                         tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
                     }
                     return true;

@@ -10,6 +10,10 @@ use std::sync::atomic::Ordering;
 /// What is read at most from one connection before others get their turn, in bytes.
 const READ_QUANTUM: usize = 2 * 1024 * 1024;
 
+/// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
+/// then must not keep what others could use.
+const PROGRESS_MIN: u64 = 256 * 1024;
+
 impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
     pub(in super::super) fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
@@ -177,7 +181,8 @@ impl Connection {
             self.watched.store(false, Ordering::Release);
             return false;
         }
-        if self.seen.swap(read, Ordering::Relaxed) == read && !self.outbox.lock().reading_paused {
+        let progress = read - self.seen.swap(read, Ordering::Relaxed);
+        if progress < PROGRESS_MIN && !self.outbox.lock().reading_paused {
             self.fail(STALLED);
             return false;
         }
