@@ -182,8 +182,13 @@ impl Driver {
         }
         let _restore = Restore(POLLING.replace(self.key().0));
         POLL_BEGAN.set(Some(now));
-        self.unflushed.store(0, Ordering::Relaxed);
-        self.transport.poll()
+        let unflushed = self.unflushed.swap(0, Ordering::SeqCst);
+        let polled = self.transport.poll();
+        if polled == Polled::Busy && unflushed > 0 {
+            // Another thread is inside, and may have looked at what is queued before this was.
+            self.unflushed.fetch_add(unflushed, Ordering::SeqCst);
+        }
+        polled
     }
 
     /// A call starts. Says how many are in flight before it.
