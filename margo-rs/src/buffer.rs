@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 /// Buffers kept per thread.
 const POOLED_BUFFERS_MAX: usize = 64;
@@ -110,6 +110,12 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
     }
 }
 

@@ -155,6 +155,11 @@ impl RawCall {
         self
     }
 
+    /// Whether the request may have left: if not, it has certainly had no effect.
+    pub fn is_sent(&self) -> bool {
+        !matches!(self.state, State::Unsent(_))
+    }
+
     /// Blocks the thread until the call is done.
     ///
     /// # Errors

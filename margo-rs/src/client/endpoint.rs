@@ -1,7 +1,7 @@
 //! What calls are made on.
 
 use super::call::{Call, RawCall};
-use super::peer::Peer;
+use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
 use crate::codec::HgString;
 use crate::error::CallError;
@@ -32,6 +32,11 @@ impl Endpoint {
         self.peer.address()
     }
 
+    /// The connection that the next call will use; `None` while there is none, and that call will make one.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        self.peer.connection()
+    }
+
     /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.
     pub fn call<In: Serialize, Out: DeserializeOwned>(&self, rpc: Rpc<In, Out>, args: &In) -> Call<Out> {
         self.provider(ProviderId::DEFAULT).call(rpc, args)
@@ -41,6 +46,22 @@ impl Endpoint {
     pub fn call_raw(&self, rpc: RpcId, input: &[u8]) -> RawCall {
         RawCall::new(self.peer.clone(), rpc, false, |payload| {
             payload.extend_from_slice(input);
+            Ok(())
+        })
+    }
+
+    /// As [`Endpoint::call_raw`], with what `write` appends to the request: no copy is made of it.
+    pub fn call_raw_with(&self, rpc: RpcId, write: impl FnOnce(&mut Vec<u8>)) -> RawCall {
+        RawCall::new(self.peer.clone(), rpc, false, |payload| {
+            write(payload);
+            Ok(())
+        })
+    }
+
+    /// As [`Endpoint::send_raw`], with what `write` appends to the request.
+    pub fn send_raw_with(&self, rpc: RpcId, write: impl FnOnce(&mut Vec<u8>)) -> RawCall {
+        RawCall::new(self.peer.clone(), rpc, true, |payload| {
+            write(payload);
             Ok(())
         })
     }

@@ -1,6 +1,6 @@
 //! Options of an engine.
 
-use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving};
+use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
 use crate::error::{ListenError, UnsupportedProtocol};
 use crate::exec::{Pool, Pools};
@@ -160,6 +160,7 @@ impl Builder {
             links: Mutex::new(HashMap::new()),
             local: OnceLock::new(),
             serving,
+            sleepers: Sleepers::default(),
         });
         tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

@@ -243,6 +243,7 @@ impl Core {
         for waker in waiting {
             waker.wake();
         }
+        self.sleepers.wake_all();
     }
 }
 

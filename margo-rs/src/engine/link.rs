@@ -3,13 +3,13 @@
 use super::{Core, DriverKey, Serving};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
-use crate::client::CallTable;
+use crate::client::{CallTable, ConnectionId};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::rpc::RpcId;
 use crate::server::{InFlight, RawResponder, Request, Running};
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
 use crate::wire::{Budget, Refusal, RequestHead};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ pub(crate) const RESPONSE_HEADER: usize = 4;
 
 /// A link, from the engine's side.
 pub(crate) struct LinkState {
+    id: ConnectionId,
     this: Weak<LinkState>,
     core: Weak<Core>,
     peer: Address,
@@ -43,7 +44,9 @@ pub(crate) struct LinkState {
 
 impl LinkState {
     pub(crate) fn new(core: &Arc<Core>, peer: Address, is_local: bool) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let state = Arc::new_cyclic(|this| Self {
+            id: ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed)),
             this: this.clone(),
             core: Arc::downgrade(core),
             peer,
@@ -68,6 +71,10 @@ impl LinkState {
 
     pub(crate) fn link(&self) -> Option<&Arc<dyn Link>> {
         self.link.get()
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
     }
 
     pub(crate) fn core(&self) -> Option<Arc<Core>> {

@@ -4,17 +4,20 @@ mod builder;
 mod lifecycle;
 mod link;
 mod progress;
+mod timer;
 mod wait;
 
 pub use self::builder::{Builder, protocol_help};
 pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
+pub use self::timer::{Sleep, Timer};
 pub use self::wait::Wait;
 
 pub(crate) use self::builder::check_protocol;
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
 pub(crate) use self::progress::{Driver, DriverKey, Lead, Led, is_polling_anywhere};
+pub(crate) use self::timer::Sleepers;
 pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;
@@ -23,7 +26,7 @@ use crate::client::{Lookup, Peer};
 use crate::error::{HandlerError, ListenError, RegisterError};
 use crate::exec::Pools;
 use crate::limits::Limits;
-use crate::rpc::{ProviderId, Rpc, RpcId};
+use crate::rpc::{ProviderId, RawRpc, Rpc, RpcId};
 use crate::server::{Handler, Provider, RawResponder, Registration, Registry, Request, Responder};
 use crate::transport::{Acceptor, CallId, Link, LinkError, LinkEvents, LoopbackLink, PeerLimits, Transport};
 use crate::warnings::Warnings;
@@ -88,6 +91,7 @@ pub(crate) struct Core {
     local: OnceLock<Arc<LinkState>>,
     /// Requests being served, on all links.
     pub(crate) serving: Arc<Serving>,
+    pub(crate) sleepers: Sleepers,
 }
 
 impl Engine {
@@ -180,16 +184,40 @@ impl Engine {
         self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::deferred(handler))
     }
 
-    /// Registers a handler of raw bytes: what the caller encoded, without Margo's header.
+    /// Registers a handler of raw bytes: what the caller encoded, without Margo's header. `rpc` is a name, or an [`Rpc`],
+    /// of which the types do not matter.
     ///
     /// # Errors
     /// As for [`Engine::register`].
-    pub fn register_raw<F, Fut>(&self, name: &str, provider: ProviderId, handler: F) -> Result<RpcId, RegisterError>
+    pub fn register_raw<'a, F, Fut>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
     where
         F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.add(name, provider, false, Handler::raw(handler))
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::raw(handler))
+    }
+
+    /// Registers a handler of raw bytes that may block; it runs on a thread of the pool's blocking threads.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_raw_blocking<'a, F>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        F: Fn(Request, Buffer, RawResponder) + Send + Sync + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::raw_blocking(handler))
     }
 
     /// Takes back an RPC without a provider. Requests that are being served go on. `false` if it was not registered.
@@ -212,6 +240,16 @@ impl Engine {
     /// is trusted, or decide with an authenticated RPC instead.
     pub fn enable_remote_shutdown(&self, guard: impl Fn(&Request) -> bool + Send + Sync + 'static) {
         self.core().lifecycle.allow_remote_shutdown(Box::new(guard));
+    }
+
+    /// For waiting without a runtime of one's own.
+    pub fn timer(&self) -> Timer {
+        Timer::new(Arc::downgrade(self.core()))
+    }
+
+    /// What this engine accepts, and how long it waits.
+    pub fn limits(&self) -> &Limits {
+        &self.core().limits
     }
 
     /// Runs `callback` when the engine ends, before the network stops: calls can still be made. The last one pushed
@@ -287,6 +325,10 @@ impl Core {
         self.lifecycle.is_running()
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lifecycle.has_ended()
+    }
+
     pub(crate) fn register(&self, registration: Registration) -> Result<RpcId, RegisterError> {
         if !self.is_running() {
             return Err(RegisterError::ShutDown);
@@ -347,7 +389,8 @@ impl Core {
 
     /// Ends calls whose deadline has passed; returns the next deadline.
     pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
-        let mut next = self.expire_grace(now);
+        let sleeps = self.sleepers.wake_due(now);
+        let mut next = earlier(self.expire_grace(now), sleeps);
         for link in self.links() {
             let (expired, earliest) = link.calls.expire(now);
             if let Some(transport) = link.link() {
@@ -355,10 +398,7 @@ impl Core {
                     transport.cancel(call);
                 }
             }
-            next = match (next, earliest) {
-                (Some(next), Some(earliest)) => Some(next.min(earliest)),
-                (one, other) => one.or(other),
-            };
+            next = earlier(next, earliest);
         }
         next
     }
@@ -367,6 +407,13 @@ impl Core {
     /// only wait to be picked up, and the progress thread looks after the rest in its own time.
     pub(crate) fn pass_lead_on(&self, link: &LinkState) {
         let _ = link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one());
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 

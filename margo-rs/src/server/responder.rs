@@ -42,6 +42,12 @@ impl RawResponder {
         self.refuse(Status::FAULT, &message);
     }
 
+    /// Gives no answer at all: the caller waits until its deadline, as if the request had been lost. For protocols that
+    /// tell an attacker nothing; everybody else answers.
+    pub fn abandon(mut self) {
+        self.finish(|_, _| {});
+    }
+
     pub(crate) fn refuse(mut self, status: Status, message: &str) {
         self.finish(|link, call| link.refuse(call, status, message));
     }

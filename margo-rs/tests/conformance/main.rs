@@ -9,4 +9,5 @@ mod lifecycle;
 mod limits;
 mod network;
 mod providers;
+mod raw;
 mod support;
