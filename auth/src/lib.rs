@@ -1,5 +1,10 @@
 //! Authentication for margo-rs services.
 //!
+//! * [`AuthServer`] puts authentication in front of handlers, which get the verified [`Caller`]; [`Rule`]s say who may call.
+//! * [`Connection`] is a client's session with a server; calls in it look like plain ones.
+//!
+//! What these are made of:
+//!
 //! * [`munge`]: MUNGE credentials with a payload, a lifetime and restrictions (feature `munge`, on
 //!   by default).
 //! * [`protocol`]: the protocol "hgrpc1" as pure state machines: handshake, key schedule, sealed messages.
@@ -8,6 +13,9 @@
 //! * [`Identity`]: who a peer was proven to be; [`users`] turns ids into names for people to read.
 //! * [`testing`]: private MUNGE realms for tests and demos (feature `testing`).
 
+mod cipher;
+mod clock;
+mod connection;
 #[cfg(test)]
 mod fixtures;
 #[cfg(feature = "munge")]
@@ -17,9 +25,17 @@ pub mod mechanism;
 #[cfg(feature = "munge")]
 pub mod munge;
 pub mod protocol;
+mod server;
+mod service;
 pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod users;
 
+pub use clock::NoRandom;
+pub use connection::{Call, CallError, ConnectedProvider, Connection, ConnectionBuilder, OpenError};
 pub use identity::Identity;
+pub use server::{
+    AuthProvider, AuthServer, AuthServerBuilder, Caller, InstallError, Registrar, Responder, Rule, SessionInfo,
+    UnknownGroup,
+};

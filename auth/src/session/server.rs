@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,6 +10,9 @@ use crate::protocol::message::{Content, Draft, Header, Incoming, Kind, Tag, Targ
 use crate::protocol::server::Established;
 use crate::protocol::traffic::{KeyExhausted, Limits, OpenError, Opening, Sealing};
 use crate::protocol::{SealedError, Secret, SessionId, Terms, Tick, Window, WindowError};
+
+/// Calls borne beyond those agreed, at least: they were cancelled, and their handlers have not ended yet.
+const CANCELLED_MIN: u32 = 64;
 
 /// What may be done in a session. It only ever goes forward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -42,6 +45,8 @@ pub struct Session {
     bulk: Secret<32>,
     running: AtomicU32,
     last_used: AtomicU64,
+    /// The connection that it is bound to, if it is.
+    bound_to: OnceLock<u64>,
     /// In the table's list of sessions with keys made ready.
     pub(super) warm: AtomicBool,
 }
@@ -134,6 +139,7 @@ impl Session {
             bulk: secrets.bulk,
             running: AtomicU32::new(0),
             last_used: AtomicU64::new(now.0),
+            bound_to: OnceLock::new(),
             warm: AtomicBool::new(false),
             terms,
         }
@@ -172,6 +178,16 @@ impl Session {
     /// Requests whose responder is still there.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
+    }
+
+    /// Binds it to one connection, for good. Before its id is told to anybody.
+    pub fn bind_to(&self, connection: u64) {
+        let _ = self.bound_to.set(connection);
+    }
+
+    /// Whether messages of this connection may be of this session.
+    pub fn admits(&self, connection: u64) -> bool {
+        self.bound_to.get().is_none_or(|bound| *bound == connection)
     }
 
     /// What may be done in it.
@@ -258,7 +274,14 @@ impl Session {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request { header, body, responder, over_limit: running >= self.terms.max_in_flight })
+        Ok(Request { header, body, responder, over_limit: running >= self.calls_borne() })
+    }
+
+    /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need
+    /// a moment to end.
+    fn calls_borne(&self) -> u32 {
+        let agreed = self.terms.max_in_flight;
+        agreed + agreed.max(CANCELLED_MIN)
     }
 
     /// Drops the keys made ready. The next message makes them again.

@@ -181,6 +181,16 @@ impl Table {
         }
     }
 
+    /// When [`expire`](Self::expire) has something to look at; `None` while there are no sessions.
+    pub fn next_due(&self) -> Option<Tick> {
+        let session = self.wheel.lock().next_due();
+        let warm = self.warm.lock().front().and_then(Weak::upgrade).map(|session| session.last_used().after(WARM));
+        match (session, warm) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
     /// How many sessions there are.
     pub fn counts(&self) -> Counts {
         let book = self.book.lock();

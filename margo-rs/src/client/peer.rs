@@ -10,6 +10,13 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConnectionId(pub(crate) u64);
 
+impl ConnectionId {
+    /// The number, unique in this process.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 /// A peer, shared by all endpoints that name it.
 pub(crate) struct Peer {
     core: Arc<Core>,

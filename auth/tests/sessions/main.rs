@@ -1,0 +1,6 @@
+//! Servers and clients of authenticated sessions, whole: over the network, with keys and with MUNGE.
+
+mod calls;
+mod lifetimes;
+mod rules;
+mod support;
