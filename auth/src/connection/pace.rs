@@ -125,7 +125,7 @@ mod tests {
                         }
                         if let Some(begun) = pace.begin(|| next.load(Ordering::SeqCst)) {
                             let number = next.fetch_add(1, Ordering::SeqCst);
-                            if number % 7 == 0 {
+                            if number.is_multiple_of(7) {
                                 thread::yield_now();
                             }
                             window.lock().expect("no panic").accept(number).expect("in the window");
