@@ -24,6 +24,10 @@ pub(super) struct Case {
 pub(super) enum Kind {
     /// An RPC that echoes its argument.
     Call,
+    /// The same in an authenticated session.
+    Sealed,
+    /// The making of a session.
+    Handshake,
 }
 
 /// What a case is about, and so what its ratio compares.
@@ -52,9 +56,23 @@ impl Aspect {
 
 impl Case {
     pub(super) fn all() -> impl Iterator<Item = Case> {
-        DEPTHS
-            .into_iter()
-            .flat_map(|in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind: Kind::Call, size, in_flight }))
+        let echoes = |kind| {
+            DEPTHS
+                .into_iter()
+                .flat_map(move |in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind, size, in_flight }))
+        };
+        let handshake = Case { kind: Kind::Handshake, size: 0, in_flight: 1 };
+        echoes(Kind::Call).chain(echoes(Kind::Sealed)).chain([handshake])
+    }
+
+    /// Whether it is about authenticated sessions.
+    pub(super) fn is_of_auth(&self) -> bool {
+        self.kind != Kind::Call
+    }
+
+    /// The case without a session that it is compared with.
+    pub(super) fn plain(self) -> Case {
+        Case { kind: Kind::Call, ..self }
     }
 
     pub(super) fn aspect(&self) -> Aspect {
@@ -66,6 +84,8 @@ impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             Kind::Call => "call",
+            Kind::Sealed => "sealed",
+            Kind::Handshake => return f.pad("handshake"),
         };
         f.pad(&format!("{kind}/{}/{}", Size(self.size), self.in_flight))
     }
@@ -129,7 +149,7 @@ mod tests {
     fn a_filter_that_no_case_has_is_an_error_that_names_the_cases() {
         assert!("64B/1".parse::<Filter>().is_ok());
         let deep = ["/64$".parse().unwrap()];
-        assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), CALL_SIZES.len());
+        assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), 2 * CALL_SIZES.len());
         assert!("nothing".parse::<Filter>().unwrap_err().contains("call/64KiB/64"));
     }
 }

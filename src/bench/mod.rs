@@ -24,6 +24,7 @@ mod rounds;
 mod sample;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -45,7 +46,10 @@ never sleep: they read what is there and answer it with one write. (It is measur
 better one counts.) Each round measures both. The ratio is the figure \
 over its floor: of the median times for `/1` (1 is best, higher is slower), of the calls per second for `/64` (1 is best, \
 lower is slower). All figures of a row are those of one round, the one with the \
-median ratio. B/s counts payload, one way.";
+median ratio. B/s counts payload, one way.
+
+With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind. The floor of a \
+handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential.";
 
 #[derive(Args)]
 #[command(
@@ -95,6 +99,14 @@ struct Options {
     /// How both engines wait
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     progress: Waiting,
+
+    /// Measure authenticated sessions instead: sealed calls next to plain ones, and handshakes
+    #[arg(long, value_enum, value_name = "MECHANISM", num_args = 0..=1, default_missing_value = "key")]
+    auth: Option<calls::Mechanism>,
+
+    /// Socket of munged, for `--auth munge`
+    #[arg(long, value_name = "PATH", requires = "auth")]
+    munge_socket: Option<PathBuf>,
 
     /// Processors to keep client and server on, of calls and floor alike; `0,0` puts both on one
     #[arg(long, value_name = "CLIENT,SERVER")]
@@ -158,7 +170,11 @@ fn measure(options: &Options) -> Outcome {
     if let Some(pins) = options.pin {
         machine::pin(pins.client)?;
     }
-    let cases: Vec<Case> = Case::all().filter(|case| Filter::any(&options.cases, case)).collect();
+    let wanted = |case: &Case| case.is_of_auth() == options.auth.is_some() && Filter::any(&options.cases, case);
+    let cases: Vec<Case> = Case::all().filter(wanted).collect();
+    if cases.is_empty() {
+        return Err("no case left: `sealed` and `handshake` need --auth, and the others are measured without it".into());
+    }
     let mut rows = Vec::new();
     for (number, &case) in cases.iter().enumerate() {
         let show = |round: u32| show_progress(number + 1, cases.len(), case, round, options.rounds);

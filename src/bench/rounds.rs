@@ -4,10 +4,23 @@ use std::time::Duration;
 
 use mochi_rs::program::Outcome;
 
-use super::case::Case;
+use super::case::{Case, Kind};
 use super::report::Row;
 use super::sample::Sample;
 use super::{Options, calls, floor};
+
+/// What the case is compared with.
+fn floor_of(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
+    match case.kind {
+        Kind::Call => floor::measure(options, case, span),
+        Kind::Sealed => calls::measure(options, case.plain(), span),
+        Kind::Handshake => {
+            let mut plain = calls::measure(options, case.plain(), span)?;
+            plain.p50_us += calls::daemon_time(options, span)?.as_secs_f64() * 1e6;
+            Ok(plain)
+        }
+    }
+}
 
 /// How long one measurement of one round takes.
 #[derive(Clone, Copy)]
@@ -29,11 +42,11 @@ pub(super) fn measure(options: &Options, case: Case, show: impl Fn(u32)) -> Outc
     for round in 1..=options.rounds {
         show(round);
         let pair = if round % 2 == 1 {
-            let floor = floor::measure(options, case, span)?;
+            let floor = floor_of(options, case, span)?;
             Pair { figure: calls::measure(options, case, span)?, floor }
         } else {
             let figure = calls::measure(options, case, span)?;
-            Pair { figure, floor: floor::measure(options, case, span)? }
+            Pair { figure, floor: floor_of(options, case, span)? }
         };
         pairs.push(pair);
     }

@@ -6,7 +6,7 @@ use crate::protocol::Tick;
 /// So many per second on average, and so many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Per second, 1 to 1000.
+    /// Per second, 1 to 1,000,000.
     pub per_second: u32,
     /// At once.
     pub burst: u32,

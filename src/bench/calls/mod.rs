@@ -1,5 +1,6 @@
 //! Echo by RPC: what a user of typed calls gets.
 
+pub(super) mod auth;
 pub(super) mod client;
 pub(super) mod server;
 
@@ -13,6 +14,8 @@ use super::process::Server;
 use super::rounds::Span;
 use super::sample::Sample;
 
+pub(super) use self::auth::{Mechanism, daemon_time};
+
 const ECHO: Rpc<Blob, Blob> = Rpc::new("bench_echo");
 
 /// Measures the case against a new server.
@@ -22,6 +25,13 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
     let mut arguments = vec!["serve", &listen, "--progress", options.progress.name()];
     if let Some(pin) = &pin {
         arguments.extend(["--pin", pin]);
+    }
+    let socket = options.munge_socket.as_ref().map(|path| path.to_string_lossy().into_owned());
+    if let Some(mechanism) = options.auth {
+        arguments.extend(["--auth", mechanism.name()]);
+        if let Some(socket) = &socket {
+            arguments.extend(["--munge-socket", socket]);
+        }
     }
     let mut server = Server::start(&arguments)?;
     client::measure(options, server.address(), case, span).map_err(|error| server.blame(case, error).into())
