@@ -82,6 +82,19 @@ fn the_table_has_the_chosen_cases_only() {
 }
 
 #[test]
+fn sessions_are_measured_on_request_next_to_plain_calls() {
+    let quick = ["--json", "--duration", "0.05", "--rounds", "1", "--auth", "--cases", "sealed/64B,handshake"];
+    let report = json(&quick);
+    assert_eq!(names(&report), ["sealed/64B/1", "sealed/64B/64", "handshake"]);
+    for row in report["rows"].as_array().expect("rows") {
+        assert!(row["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0 && ratio.is_finite()), "{row}");
+    }
+    assert!(error_line(&["--cases", "sealed"]).contains("--auth"));
+    let error = error_line(&["--auth", "munge", "--munge-socket", "/nonexistent/socket", "--cases", "handshake"]);
+    assert!(error.contains("/nonexistent/socket"), "{error}");
+}
+
+#[test]
 fn each_kind_of_progress_and_one_processor_for_both_are_measured() {
     for options in [&["--progress", "busy"][..], &["--progress", "park"], &["--pin", "0,0"]] {
         let quick = ["--json", "--cases", "64B/1", "--duration", "0.02", "--rounds", "1"];

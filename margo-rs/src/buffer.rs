@@ -74,6 +74,14 @@ impl Buffer {
         buffer
     }
 
+    /// A vector, recycled where one is at hand, of `header` zeros and with room for so many more bytes.
+    pub fn room_for(header: usize, room: usize) -> Vec<u8> {
+        let mut bytes = Self::with_room(header + room).into_vec();
+        bytes.resize(header, 0);
+        bytes.reserve(room);
+        bytes
+    }
+
     /// The bytes as a plain vector.
     pub fn into_vec(mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);

@@ -47,7 +47,9 @@ pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
 pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
-pub use engine::{Builder, Engine, Load, Progress, Shutdown, Sleep, Timer, Wait, protocol_help};
+pub use engine::{
+    Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, protocol_help,
+};
 pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
 pub use exec::Pool;
 pub use limits::Limits;

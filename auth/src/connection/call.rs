@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-use margo_rs::{Buffer, ProviderId, RawCall, Rpc, RpcId, Wait, codec};
+use margo_rs::{Buffer, ProviderId, REQUEST_HEADER, RawCall, Rpc, RpcId, Wait, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +20,9 @@ use crate::protocol::message::{Content, Draft};
 use crate::protocol::{BareError, SealedError};
 use crate::server::{CODE_ARGUMENTS, CODE_NO_ANSWER, target_of};
 use crate::session::{self, CallRefused, Reply};
+
+/// Bytes that a request has room for at first: small ones grow no more.
+const ROOM: usize = 192;
 
 /// A call of a typed RPC in a session: a future of its result.
 ///
@@ -34,7 +37,7 @@ pub struct Call<Out> {
 
 impl<Out: DeserializeOwned> Call<Out> {
     pub(super) fn new<In: Serialize>(inner: &Arc<Inner>, rpc: Rpc<In, Out>, provider: ProviderId, args: &In) -> Self {
-        let mut body = Draft::with_capacity(64);
+        let mut body = Draft::behind(Buffer::room_for(REQUEST_HEADER, ROOM));
         let id = rpc.id(provider);
         let encoded = body.append(|bytes| codec::encode_into(args, bytes));
         let state = match encoded {
@@ -46,7 +49,6 @@ impl<Out: DeserializeOwned> Call<Out> {
             inner: Arc::clone(inner),
             rpc: id,
             one_way: rpc.response_disabled(),
-            deadline: None,
             state,
         };
         Self { sealed, output: PhantomData }
@@ -106,8 +108,6 @@ struct SealedCall {
     rpc: RpcId,
     one_way: bool,
     timeout: Duration,
-    /// Set when the call is first tried to be sent.
-    deadline: Option<Instant>,
     state: State,
 }
 
@@ -116,7 +116,7 @@ type Preparing = Pin<Box<dyn Future<Output = Option<Result<Ticket, CallError>>> 
 enum State {
     Unsent(Draft),
     /// Waiting for a session or for room in it.
-    Preparing(Preparing, Draft),
+    Preparing(Preparing, Draft, Instant),
     InFlight(InFlight),
     Failed(CallError),
     Over,
@@ -195,24 +195,25 @@ impl SealedCall {
     /// Done when the call is in flight, or has failed before.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let State::Unsent(_) = self.state {
-            let deadline = deadline_after(self.timeout);
-            self.deadline = Some(deadline);
             let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) else { unreachable!() };
             let lane = self.inner.lane_of(&body);
             match self.inner.try_ticket(lane) {
-                Some(ticket) => self.seal(ticket, body),
+                Some(ticket) => self.seal(ticket, body, self.timeout),
                 None => {
+                    let deadline = deadline_after(self.timeout);
                     let inner = Arc::clone(&self.inner);
                     let preparing = Box::pin(async move { within(&inner.timer, deadline, inner.ticket(lane)).await });
-                    self.state = State::Preparing(preparing, body);
+                    self.state = State::Preparing(preparing, body, deadline);
                 }
             }
         }
-        if let State::Preparing(preparing, _) = &mut self.state {
+        if let State::Preparing(preparing, ..) = &mut self.state {
             let prepared = ready!(preparing.as_mut().poll(cx));
-            let State::Preparing(_, body) = std::mem::replace(&mut self.state, State::Over) else { unreachable!() };
+            let State::Preparing(_, body, deadline) = std::mem::replace(&mut self.state, State::Over) else {
+                unreachable!()
+            };
             match prepared {
-                Some(Ok(ticket)) => self.seal(ticket, body),
+                Some(Ok(ticket)) => self.seal(ticket, body, deadline.saturating_duration_since(Instant::now())),
                 Some(Err(error)) => self.state = State::Failed(error),
                 None => {
                     let error = margo_rs::CallError::DeadlineExceeded { after: self.timeout };
@@ -223,9 +224,10 @@ impl SealedCall {
         Poll::Ready(())
     }
 
-    fn seal(&mut self, ticket: Ticket, body: Draft) {
+    /// Seals and sends; `left` is the time there is.
+    fn seal(&mut self, ticket: Ticket, body: Draft, left: Duration) {
         let is_long = self.inner.lane_of(&body) > 0;
-        let live = Arc::clone(&ticket.live);
+        let live = &ticket.live;
         let sealed = live.session.call(target_of(self.rpc), Content::default(), body, clock::now());
         let (message, call) = match sealed {
             Ok(sealed) => sealed,
@@ -240,13 +242,11 @@ impl SealedCall {
                 return;
             }
         };
-        let write = |request: &mut Vec<u8>| request.extend_from_slice(&message);
         let endpoint = &self.inner.endpoint;
         let raw = match self.one_way {
-            true => endpoint.send_raw_with(self.rpc, write),
-            false => endpoint.call_raw_with(self.rpc, write),
+            true => endpoint.send_raw_headed(self.rpc, message),
+            false => endpoint.call_raw_headed(self.rpc, message),
         };
-        let left = self.deadline.map_or(self.timeout, |deadline| deadline.saturating_duration_since(Instant::now()));
         self.state = State::InFlight(InFlight { raw: raw.timeout(left), call, ticket, is_long });
     }
 

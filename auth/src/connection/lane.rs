@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use margo_rs::ConnectionId;
-use parking_lot::RwLock;
-use tokio::sync::Semaphore;
-
 use super::pace::{OnItsWay, Pace};
+use super::places::Places;
 use crate::clock;
 use crate::protocol::Tick;
 use crate::session::ClientSession;
+use margo_rs::ConnectionId;
+use parking_lot::RwLock;
 
 /// Servers keep a session at least this long that was not used yet, less a second for the way there.
 const UNUSED_MAX: Duration = Duration::from_secs(4);
@@ -26,12 +25,14 @@ pub(super) struct Live {
     opened: Tick,
     /// When a new one should be made.
     renew_at: Tick,
+    /// Idle time after which the server may have ended it, in ms.
+    idle_max: u64,
     last_used: AtomicU64,
     /// The server has answered in it.
     confirmed: AtomicBool,
     /// No more calls go into it.
     spent: AtomicBool,
-    calls: Semaphore,
+    places: Places,
     pace: Pace,
 }
 
@@ -53,21 +54,20 @@ impl Live {
             connection,
             opened: now,
             renew_at: Tick(session.ends().0.saturating_sub(ahead.as_millis() as u64)),
+            // The server's clock may run a little faster, and the way there takes time.
+            idle_max: terms.idle.mul_f32(0.9).saturating_sub(Duration::from_millis(500)).as_millis() as u64,
             last_used: AtomicU64::new(now.0),
             confirmed: AtomicBool::new(false),
             spent: AtomicBool::new(false),
-            calls: Semaphore::new(terms.max_in_flight as usize),
+            places: Places::new(terms.max_in_flight),
             pace: Pace::new(terms.window_bits),
             session,
         }
     }
 
     pub(super) fn fitness(&self, connection: Option<ConnectionId>, now: Tick) -> Fitness {
-        let terms = self.session.terms();
-        let idle = Duration::from_millis(now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)));
         let is_unused = !self.confirmed.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
-        // The server's clock may run a little faster, and the way there takes time.
-        let is_idle = idle >= terms.idle.mul_f32(0.9).saturating_sub(Duration::from_millis(500));
+        let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
         let is_other = self.connection.is_some() && self.connection != connection;
         if self.spent.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends() {
             Fitness::Unfit
@@ -80,24 +80,32 @@ impl Live {
 
     /// A place for one more call, if there is one at once.
     pub(super) fn try_enter(self: &Arc<Self>, now: Tick) -> Option<Ticket> {
-        self.calls.try_acquire().ok()?.forget();
+        if !self.places.try_take() {
+            return None;
+        }
         let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
         ticket.on_its_way = Some(self.pace.begin(|| self.session.next_number())?);
-        self.last_used.fetch_max(now.0, Ordering::Relaxed);
+        self.note_use(now);
         Some(ticket)
     }
 
     /// A place for one more call, in turn.
     pub(super) async fn enter(self: &Arc<Self>) -> Ticket {
-        self.calls.acquire().await.expect("it is never closed").forget();
+        self.places.take().await;
         let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
         loop {
             ticket.on_its_way = self.pace.begin(|| self.session.next_number());
             if ticket.on_its_way.is_some() {
-                self.last_used.fetch_max(clock::now().0, Ordering::Relaxed);
+                self.note_use(clock::now());
                 return ticket;
             }
             self.pace.wait(|| self.session.next_number()).await;
+        }
+    }
+
+    fn note_use(&self, now: Tick) {
+        if self.last_used.load(Ordering::Relaxed) < now.0 {
+            self.last_used.store(now.0, Ordering::Relaxed);
         }
     }
 
@@ -133,7 +141,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.arrived();
-        self.live.calls.add_permits(1);
+        self.live.places.give_back();
     }
 }
 

@@ -6,6 +6,7 @@ mod error;
 mod handshake;
 mod lane;
 mod pace;
+mod places;
 
 use std::fmt;
 use std::future::{Future, poll_fn};

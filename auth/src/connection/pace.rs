@@ -20,6 +20,7 @@ pub(super) struct Pace {
     block: u64,
     /// Numbers on their way, by block.
     on_their_way: [AtomicU32; BLOCKS as usize],
+    waiting: AtomicU32,
     fewer: Notify,
 }
 
@@ -36,6 +37,7 @@ impl Pace {
         Self {
             block: u64::from(window) / BLOCKS,
             on_their_way: std::array::from_fn(|_| AtomicU32::new(0)),
+            waiting: AtomicU32::new(0),
             fewer: Notify::new(),
         }
     }
@@ -62,19 +64,31 @@ impl Pace {
 
     /// The number is where none can overtake it, or is not needed any more.
     pub(super) fn end(&self, begun: OnItsWay) {
-        if self.on_their_way[begun.slot].fetch_sub(1, Ordering::SeqCst) == 1 {
+        if self.on_their_way[begun.slot].fetch_sub(1, Ordering::SeqCst) == 1 && self.waiting.load(Ordering::SeqCst) > 0
+        {
             self.fewer.notify_waiters();
         }
     }
 
     /// Waits until `begin` may succeed; `next` as there.
     pub(super) async fn wait(&self, next: impl Fn() -> u64) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waiting = Waiting(&self.waiting);
         let mut fewer = std::pin::pin!(self.fewer.notified());
         fewer.as_mut().enable();
         match self.begin(next) {
             Some(begun) => self.end(begun),
             None => fewer.await,
         }
+    }
+}
+
+/// One of those who wait.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -72,20 +72,21 @@ impl ReadyKey {
     ///
     /// Associated data of a sealed body: header, request's tag. Of an integrity-only one: header, body, request's tag,
     /// with nothing encrypted. The sealed flag in the header keeps the two apart, so both may use one key.
-    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>) -> Tag {
+    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>, start: usize) -> Tag {
         let head = header.encode();
-        bytes[..HEADER_LEN].copy_from_slice(&head);
+        let body = start + HEADER_LEN;
+        bytes[start..body].copy_from_slice(&head);
         let nonce = self.nonce(header.seq);
         let limits = "lengths were checked against 2^32";
         let tag = match header.protection {
             Protection::Sealed => {
                 let (aad, len) = sealed_aad(&head, bind);
-                self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[HEADER_LEN..])
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[body..])
             }
             Protection::IntegrityOnly => {
                 let len = bytes.len();
                 bytes.extend_from_slice(bind.map_or(&[], |tag| tag.as_slice()));
-                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(bytes.as_slice()), &mut []);
+                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(&bytes[start..]), &mut []);
                 bytes.truncate(len);
                 tag
             }
@@ -205,10 +206,10 @@ impl Sealing {
         if keys.messages.fetch_add(1, Ordering::Relaxed) >= limits.hard_messages {
             return Err(KeyExhausted);
         }
-        let mut bytes = draft.into_bytes();
+        let (mut bytes, start) = draft.into_bytes();
         keys.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         header.epoch = keys.epoch as u8;
-        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes);
+        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes, start);
         Ok((bytes, tag))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use margo_rs::{Buffer, HandlerError, RawResponder, Request, RpcId, codec};
+use margo_rs::{Buffer, HandlerError, RESPONSE_HEADER, RawResponder, Request, RpcId, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,6 +15,8 @@ use crate::protocol::message::{Content, Draft, Incoming, Kind, Target};
 use crate::protocol::{BareError, ParseError, SealedError, SessionId, Tick};
 use crate::session::{self, RequestRefused, RespondError};
 
+/// Bytes that a reply has room for at first: small ones grow no more.
+const ROOM: usize = 192;
 /// How long a caller with too many calls in flight is told to wait, in ms.
 const BUSY_RETRY_MS: u32 = 5;
 /// The code of a sealed handler error: the handler's own words.
@@ -185,7 +187,7 @@ impl SealedResponder {
 
     pub(super) fn respond<Out: Serialize>(mut self, output: &Out) {
         let Some((session, raw)) = self.both.take() else { return };
-        let mut draft = Draft::with_capacity(64);
+        let mut draft = Draft::behind(Buffer::room_for(RESPONSE_HEADER, ROOM));
         if let Err(error) = draft.append(|bytes| codec::encode_into(output, bytes)) {
             tracing::error!(%error, "a handler's result cannot be encoded");
             self.both = Some((session, raw));
@@ -193,7 +195,7 @@ impl SealedResponder {
             return self.refuse(&SealedError::Handler { code: CODE_NO_ANSWER, text });
         }
         match session.reply(Content::default(), draft, clock::now()) {
-            Ok(reply) => raw.respond(&reply),
+            Ok(reply) => raw.respond_headed(reply),
             Err(RespondError::TooLarge { responder, .. }) => {
                 self.both = Some((responder, raw));
                 self.refuse(&SealedError::TooLarge);

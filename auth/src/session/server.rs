@@ -40,6 +40,8 @@ pub struct Session {
     ends: Tick,
     state: AtomicU8,
     window: Mutex<Window>,
+    /// The number after the newest in the window, to be read without its lock.
+    newest: AtomicU64,
     opening: Opening,
     sealing: Sealing,
     bulk: Secret<32>,
@@ -134,6 +136,7 @@ impl Session {
             ends: now.after(terms.absolute),
             state: AtomicU8::new(State::HalfOpen as u8),
             window: Mutex::new(Window::new(terms.window_bits)),
+            newest: AtomicU64::new(0),
             opening: Opening::new(terms.suite, secrets.client_to_server),
             sealing: Sealing::new(terms.suite, secrets.server_to_client, now),
             bulk: secrets.bulk,
@@ -238,10 +241,10 @@ impl Session {
     ///
     /// `make_open` is called for a half-open session, and ends by [`Session::make_open`].
     pub(super) fn open<'a>(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         mut message: Incoming<'a>,
         now: Tick,
-        make_open: impl FnOnce() -> Result<(), RequestRefused>,
+        make_open: impl FnOnce(&Self) -> Result<(), RequestRefused>,
     ) -> Result<Request<'a>, RequestRefused> {
         let header = *message.header();
         let state = self.state();
@@ -260,21 +263,31 @@ impl Session {
         if header.body_len > self.terms.max_message {
             return Err(RequestRefused::TooLarge(header.body_len));
         }
-        self.window.lock().peek(header.seq)?;
-        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
-        self.window.lock().accept(header.seq)?;
-        if self.state() == State::HalfOpen {
-            make_open()?;
+        // Nothing as new as this was seen: there is nothing to look up.
+        if header.seq < self.newest.load(Ordering::Acquire) {
+            self.window.lock().peek(header.seq)?;
         }
-        self.last_used.fetch_max(now.0, Ordering::Relaxed);
+        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
+        {
+            let mut window = self.window.lock();
+            window.accept(header.seq)?;
+            self.newest.store(window.next(), Ordering::Release);
+        }
+        if self.state() == State::HalfOpen {
+            make_open(&self)?;
+        }
+        if self.last_used.load(Ordering::Relaxed) < now.0 {
+            self.last_used.fetch_max(now.0, Ordering::Relaxed);
+        }
         let running = self.running.fetch_add(1, Ordering::AcqRel);
-        let responder = Responder { session: Arc::clone(self), seq: header.seq, tag, target: header.target };
+        let calls_borne = self.calls_borne();
+        let responder = Responder { session: self, seq: header.seq, tag, target: header.target };
         // Somebody may have ended it meanwhile; a close lets through what it did not overtake, a revocation nothing.
-        if self.state() == State::Dead {
+        if responder.session.state() == State::Dead {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request { header, body, responder, over_limit: running >= self.calls_borne() })
+        Ok(Request { header, body, responder, over_limit: running >= calls_borne })
     }
 
     /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need

@@ -285,7 +285,8 @@ fn a_closed_session_answers_what_runs_and_takes_nothing_new() {
     assert_eq!(pair.session.state(), State::Draining);
 
     assert_eq!(pair.open(&mut late.clone(), NOW).err(), Some(RequestRefused::UnknownSession));
-    let refused = pair.session.open(Incoming::parse(&mut late.clone()).expect("a message"), NOW, || Ok(())).err();
+    let refused =
+        Arc::clone(&pair.session).open(Incoming::parse(&mut late.clone()).expect("a message"), NOW, |_| Ok(())).err();
     assert_eq!(refused, Some(RequestRefused::Ended(State::Draining)));
     let sealed = pair.client.call(TARGET, Content::default(), Draft::copy_of(b"x"), NOW).err();
     assert_eq!(sealed, Some(CallRefused::Ended));

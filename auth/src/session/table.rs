@@ -121,10 +121,10 @@ impl Table {
     /// When there is no such session, or it refuses.
     pub fn open<'a>(&self, message: Incoming<'a>, now: Tick) -> Result<Request<'a>, RequestRefused> {
         let session = self.find(&message.header().session()).ok_or(RequestRefused::UnknownSession)?;
-        if !session.warm.swap(true, Ordering::AcqRel) {
+        if !session.warm.load(Ordering::Acquire) && !session.warm.swap(true, Ordering::AcqRel) {
             self.keep_warm(&session, now);
         }
-        session.open(message, now, || self.make_open(&session))
+        session.open(message, now, |session| self.make_open(session))
     }
 
     /// Closes a session: what runs may end and answer, nothing new is taken. `false` when it was gone already.

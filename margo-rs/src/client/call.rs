@@ -4,7 +4,7 @@ use super::peer::Peer;
 use super::table::{Begin, Outcome};
 use crate::buffer::Buffer;
 use crate::codec::{self, EncodeError};
-use crate::engine::{Lead, Led, LinkState, RESPONSE_HEADER, block_on, is_polling_anywhere};
+use crate::engine::{Lead, Led, LinkState, REQUEST_HEADER, RESPONSE_HEADER, block_on, is_polling_anywhere};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::limits::deadline_after;
 use crate::rpc::RpcId;
@@ -135,6 +135,13 @@ impl RawCall {
         };
         let timeout = peer.core().limits.default_timeout;
         Self { peer, rpc, one_way, timeout, deadline: None, state }
+    }
+
+    pub(crate) fn headed(peer: Arc<Peer>, rpc: RpcId, one_way: bool, mut request: Vec<u8>) -> Self {
+        let header = request.first_chunk_mut::<REQUEST_HEADER>().expect("a request with room for its header");
+        *header = current_rpc().as_u64().to_le_bytes();
+        let timeout = peer.core().limits.default_timeout;
+        Self { peer, rpc, one_way, timeout, deadline: None, state: State::Unsent(request.into()) }
     }
 
     /// Sets how long the call may take, from when it is sent.

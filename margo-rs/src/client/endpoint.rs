@@ -1,5 +1,8 @@
 //! What calls are made on.
 
+#[cfg(doc)]
+use crate::{Buffer, REQUEST_HEADER};
+
 use super::call::{Call, RawCall};
 use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
@@ -50,20 +53,21 @@ impl Endpoint {
         })
     }
 
-    /// As [`Endpoint::call_raw`], with what `write` appends to the request: no copy is made of it.
-    pub fn call_raw_with(&self, rpc: RpcId, write: impl FnOnce(&mut Vec<u8>)) -> RawCall {
-        RawCall::new(self.peer.clone(), rpc, false, |payload| {
-            write(payload);
-            Ok(())
-        })
+    /// As [`Endpoint::call_raw`], of a request with room for Margo's header: the first [`REQUEST_HEADER`] bytes, which are
+    /// filled in here. No copy is made. [`Buffer::room_for`] gives such a vector.
+    ///
+    /// # Panics
+    /// The request is shorter than the header.
+    pub fn call_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
+        RawCall::headed(self.peer.clone(), rpc, false, request)
     }
 
-    /// As [`Endpoint::send_raw`], with what `write` appends to the request.
-    pub fn send_raw_with(&self, rpc: RpcId, write: impl FnOnce(&mut Vec<u8>)) -> RawCall {
-        RawCall::new(self.peer.clone(), rpc, true, |payload| {
-            write(payload);
-            Ok(())
-        })
+    /// As [`Endpoint::send_raw`], of a request with room for Margo's header; see [`Endpoint::call_raw_headed`].
+    ///
+    /// # Panics
+    /// The request is shorter than the header.
+    pub fn send_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
+        RawCall::headed(self.peer.clone(), rpc, true, request)
     }
 
     /// Sends bytes to an RPC that answers nobody.

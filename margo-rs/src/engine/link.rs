@@ -14,9 +14,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Length of the parent RPC id that starts every request payload, as in Margo, in bytes.
-pub(crate) const REQUEST_HEADER: usize = 8;
+pub const REQUEST_HEADER: usize = 8;
 /// Length of the status that starts every response payload, as in Margo, in bytes.
-pub(crate) const RESPONSE_HEADER: usize = 4;
+pub const RESPONSE_HEADER: usize = 4;
 
 /// A link, from the engine's side.
 pub(crate) struct LinkState {

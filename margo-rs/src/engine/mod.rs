@@ -15,7 +15,9 @@ pub use self::wait::Wait;
 
 pub(crate) use self::builder::check_protocol;
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
-pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
+pub use self::link::{REQUEST_HEADER, RESPONSE_HEADER};
+
+pub(crate) use self::link::LinkState;
 pub(crate) use self::progress::{Driver, DriverKey, Lead, Led, is_polling_anywhere};
 pub(crate) use self::timer::Sleepers;
 pub(crate) use self::wait::{block_on, run_blocking};

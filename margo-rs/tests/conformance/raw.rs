@@ -1,7 +1,7 @@
 //! What protocols on top of raw bytes need: connections with names, silence, sleeping.
 
 use crate::support::*;
-use margo_rs::{CallError, Engine, ProviderId, Rpc, RpcId, Wait};
+use margo_rs::{Buffer, CallError, Engine, ProviderId, REQUEST_HEADER, RESPONSE_HEADER, Rpc, RpcId, Wait};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn raw_one_way_handlers_outlive_their_caller(setup: Setup) {
         }
     };
     let id = pair.server.register_raw(NOTE, ProviderId::DEFAULT, handler).unwrap();
-    pair.to.send_raw_with(id, |request| request.extend_from_slice(b"remember")).wait().unwrap();
+    pair.to.send_raw_headed(id, headed(REQUEST_HEADER, b"remember")).wait().unwrap();
     assert_eq!(hears.recv_timeout(LONG), Ok("begun"));
     let Pair { server, client, to } = pair;
     drop(to);
@@ -71,10 +71,16 @@ fn a_request_written_in_place_arrives(setup: Setup) {
     let pair = setup.pair();
     let id = pair.server.register_raw("echo raw", ProviderId::DEFAULT, |_, mut input, responder| async move {
         input.reverse();
-        responder.respond(&input);
+        responder.respond_headed(headed(RESPONSE_HEADER, &input));
     });
-    let call = pair.to.call_raw_with(id.unwrap(), |request| request.extend_from_slice(b"abc"));
+    let call = pair.to.call_raw_headed(id.unwrap(), headed(REQUEST_HEADER, b"abc"));
     assert_eq!(*call.wait().unwrap(), *b"cba");
+}
+
+fn headed(header: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut headed = Buffer::room_for(header, bytes.len());
+    headed.extend_from_slice(bytes);
+    headed
 }
 
 fn a_connection_made_anew_has_another_name(setup: Setup) {
