@@ -18,6 +18,7 @@ mod clock;
 mod connection;
 #[cfg(test)]
 mod fixtures;
+mod fork;
 #[cfg(feature = "munge")]
 mod helpers;
 mod identity;

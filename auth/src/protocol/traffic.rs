@@ -14,6 +14,7 @@ use super::ids::{Protection, Suite, Tick};
 use super::message::{Draft, HEADER_LEN, Header, Incoming, TAG_LEN, Tag, Unused};
 use super::schedule::Traffic;
 use super::secret::Secret;
+use crate::fork::Process;
 
 /// When a sender moves to the next epoch, and when both ends stop.
 #[derive(Clone, Copy)]
@@ -129,7 +130,7 @@ fn sealed_aad(header: &[u8; HEADER_LEN], bind: Option<&Tag>) -> ([u8; HEADER_LEN
     (aad, HEADER_LEN + TAG_LEN)
 }
 
-/// A key's hard limit is reached, or the epochs are used up.
+/// A key's hard limit is reached, the epochs are used up, or this process is a fork of the one that has the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyExhausted;
 
@@ -151,6 +152,8 @@ pub enum OpenError {
 /// The sending half.
 pub(crate) struct Sealing {
     suite: Suite,
+    /// Whose numbers these are: a fork's copy of them is not to be used.
+    process: Process,
     keys: RwLock<SealKeys>,
 }
 
@@ -181,12 +184,12 @@ impl Sealing {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };
-        Self { suite, keys: RwLock::new(keys) }
+        Self { suite, process: Process::current(), keys: RwLock::new(keys) }
     }
 
     /// Seals a draft under a number that was never used. Moves to the next epoch by itself when that is due.
     ///
-    /// `header.epoch`, `header.seq` and `header.body_len` are filled in here.
+    /// `header.epoch`, `header.seq` and `header.body_len` are filled in here. In a forked child it refuses.
     pub(crate) fn seal(
         &self,
         number: Unused,
@@ -196,6 +199,9 @@ impl Sealing {
         now: Tick,
         limits: &Limits,
     ) -> Result<(Vec<u8>, Tag), KeyExhausted> {
+        if self.process != Process::current() {
+            return Err(KeyExhausted);
+        }
         header.seq = number.seq();
         header.body_len = u32::try_from(draft.body_len()).expect("callers check the length");
         let mut keys = self.keys.read();
