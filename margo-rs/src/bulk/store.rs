@@ -14,7 +14,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use thiserror::Error;
 
@@ -94,7 +94,7 @@ impl Store {
             return None;
         }
         let (start, length) = (offset as usize, length as usize);
-        Some(Window { store: self.clone(), access, start, length })
+        Some(Window { store: self.clone(), access, start, length, live: Arc::new(AtomicBool::new(true)) })
     }
 
     /// Ends all use by windows; returns once none is touching the memory. Pins remain.
@@ -135,10 +135,15 @@ impl Store {
     }
 
     /// Calls `with` with slices of the range, as many as fit into one system call.
-    fn read<R>(&self, range: Range<usize>, with: impl FnOnce(&[IoSlice<'_>]) -> R) -> Result<R, Withdrawn> {
+    fn read<R>(
+        &self,
+        live: &AtomicBool,
+        range: Range<usize>,
+        with: impl FnOnce(&[IoSlice<'_>]) -> R,
+    ) -> Result<R, Withdrawn> {
         assert!(!self.shared, "no references to memory that others write");
         let state = self.state.read();
-        if state.withdrawn {
+        if state.withdrawn || !live.load(Ordering::Acquire) {
             return Err(Withdrawn);
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
@@ -157,10 +162,15 @@ impl Store {
     }
 
     /// As [`Store::read`], for writing.
-    fn write<R>(&self, range: Range<usize>, with: impl FnOnce(&mut [IoSliceMut<'_>]) -> R) -> Result<R, Withdrawn> {
+    fn write<R>(
+        &self,
+        live: &AtomicBool,
+        range: Range<usize>,
+        with: impl FnOnce(&mut [IoSliceMut<'_>]) -> R,
+    ) -> Result<R, Withdrawn> {
         assert!(self.writable && !self.shared, "no references to memory that others write");
         let state = self.state.write();
-        if state.withdrawn {
+        if state.withdrawn || !live.load(Ordering::Acquire) {
             return Err(Withdrawn);
         }
         let mut slices: [IoSliceMut<'_>; SLICES_MAX] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
@@ -187,10 +197,10 @@ impl Store {
     }
 
     /// Copies bytes out, in pieces.
-    fn copy_out(&self, mut from: usize, into: &mut [u8]) -> Result<(), Withdrawn> {
+    fn copy_out(&self, live: &AtomicBool, mut from: usize, into: &mut [u8]) -> Result<(), Withdrawn> {
         for piece in into.chunks_mut(COPIED_AT_ONCE) {
             let state = self.state.read();
-            if state.withdrawn {
+            if state.withdrawn || !live.load(Ordering::Acquire) {
                 return Err(Withdrawn);
             }
             let mut rest = &mut *piece;
@@ -214,11 +224,11 @@ impl Store {
     }
 
     /// Copies bytes in, in pieces.
-    fn copy_in(&self, mut to: usize, from: &[u8]) -> Result<(), Withdrawn> {
+    fn copy_in(&self, live: &AtomicBool, mut to: usize, from: &[u8]) -> Result<(), Withdrawn> {
         assert!(self.writable, "memory that can be written");
         for piece in from.chunks(COPIED_AT_ONCE) {
             let state = self.state.write();
-            if state.withdrawn {
+            if state.withdrawn || !live.load(Ordering::Acquire) {
                 return Err(Withdrawn);
             }
             let mut rest = piece;
@@ -246,12 +256,11 @@ impl Store {
 fn copy_volatile(from: *const u8, to: *mut u8, length: usize) {
     const WORD: usize = size_of::<u64>();
     let mut at = 0;
-    let step = |at: usize| {
-        // SAFETY: callers pass places with `length` bytes behind them, and `at` is less.
-        unsafe { (from.add(at), to.add(at)) }
-    };
     while at < length {
-        let (source, target) = step(at);
+        // SAFETY: callers pass places with `length` bytes behind them, and `at` is less.
+        let source = unsafe { from.add(at) };
+        // SAFETY: as above.
+        let target = unsafe { to.add(at) };
         let aligned = source.addr().is_multiple_of(WORD) && target.addr().is_multiple_of(WORD);
         if aligned && length - at >= WORD {
             // SAFETY: a whole word is left on both sides, aligned; volatile, because another process may write it.
@@ -289,7 +298,8 @@ pub enum Access {
 }
 
 /// The right to read, or to write, one range of a region for one transfer. Bounds and permission were checked when it was
-/// made. It keeps the region's bookkeeping alive, not the region: every use may find the memory [`Withdrawn`].
+/// made. It keeps the region's bookkeeping alive, not the region: every use may find the memory [`Withdrawn`], because the
+/// region was taken back or the transfer cancelled.
 ///
 /// Offsets are relative to the window. Uses hold the region's lock: they must be short and never block.
 #[derive(Clone)]
@@ -298,6 +308,8 @@ pub struct Window {
     access: Access,
     start: usize,
     length: usize,
+    /// Shared by all copies and parts of the window.
+    live: Arc<AtomicBool>,
 }
 
 impl Window {
@@ -331,7 +343,7 @@ impl Window {
     /// The window is not for reading, its memory is shared, or the range lies outside.
     pub fn read<R>(&self, range: Range<u64>, with: impl FnOnce(&[IoSlice<'_>]) -> R) -> Result<R, Withdrawn> {
         assert_eq!(self.access, Access::Read);
-        self.store.read(self.range(range), with)
+        self.store.read(&self.live, self.range(range), with)
     }
 
     /// Lets `with` fill the bytes of `range`, at most 16 segments of them: fewer bytes than asked for may come.
@@ -343,7 +355,7 @@ impl Window {
     /// The window is not for writing, its memory is shared, or the range lies outside.
     pub fn write<R>(&self, range: Range<u64>, with: impl FnOnce(&mut [IoSliceMut<'_>]) -> R) -> Result<R, Withdrawn> {
         assert_eq!(self.access, Access::Write);
-        self.store.write(self.range(range), with)
+        self.store.write(&self.live, self.range(range), with)
     }
 
     /// Copies bytes from `offset` on out of the window, into all of `into`. Not one step: the lock is let go in between.
@@ -355,7 +367,7 @@ impl Window {
     /// The window is not for reading, or the range lies outside.
     pub fn copy_out(&self, offset: u64, into: &mut [u8]) -> Result<(), Withdrawn> {
         assert_eq!(self.access, Access::Read);
-        self.store.copy_out(self.range(offset..offset + into.len() as u64).start, into)
+        self.store.copy_out(&self.live, self.range(offset..offset + into.len() as u64).start, into)
     }
 
     /// Copies all of `from` into the window, from `offset` on. Not one step: the lock is let go in between.
@@ -367,7 +379,7 @@ impl Window {
     /// The window is not for writing, or the range lies outside.
     pub fn copy_in(&self, offset: u64, from: &[u8]) -> Result<(), Withdrawn> {
         assert_eq!(self.access, Access::Write);
-        self.store.copy_in(self.range(offset..offset + from.len() as u64).start, from)
+        self.store.copy_in(&self.live, self.range(offset..offset + from.len() as u64).start, from)
     }
 
     /// Keeps the memory from being given back until the pin is dropped, for a device that touches it by itself.
@@ -377,7 +389,7 @@ impl Window {
     pub fn pin(&self) -> Result<Pinned, Withdrawn> {
         // Under the lock: a withdrawal either has happened, or sees the pin.
         let state = self.store.state.read();
-        if state.withdrawn {
+        if state.withdrawn || !self.live.load(Ordering::Acquire) {
             return Err(Withdrawn);
         }
         self.store.pins.fetch_add(1, Ordering::AcqRel);
@@ -391,16 +403,24 @@ impl Window {
     /// The memory was taken back.
     pub fn with_registration<R>(&self, with: impl FnOnce(Option<&dyn Registration>, u64) -> R) -> Result<R, Withdrawn> {
         let state = self.store.state.read();
-        if state.withdrawn {
+        if state.withdrawn || !self.live.load(Ordering::Acquire) {
             return Err(Withdrawn);
         }
         Ok(with(state.registration.as_deref(), self.start as u64))
     }
 
+    /// Ends all use of the window and its parts; returns once none is touching the memory. Pins remain.
+    pub(crate) fn close(&self) {
+        if self.live.swap(false, Ordering::AcqRel) {
+            // Whoever saw it open holds the lock.
+            drop(self.store.state.write());
+        }
+    }
+
     /// The part of the window that `length` bytes from `offset` on are.
     pub(crate) fn part(&self, offset: u64, length: u64) -> Window {
         let range = self.range(offset..offset + length);
-        Window { store: self.store.clone(), access: self.access, start: range.start, length: range.len() }
+        Window { start: range.start, length: range.len(), ..self.clone() }
     }
 
     fn range(&self, range: Range<u64>) -> Range<usize> {

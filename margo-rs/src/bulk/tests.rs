@@ -83,17 +83,20 @@ fn region_window(region: &Region) -> Window {
 
 #[test]
 fn a_dropped_region_frees_its_memory_though_windows_remain() {
-    struct Counted(Vec<u8>, std::sync::Arc<()>);
+    struct Counted {
+        bytes: Vec<u8>,
+        _alive: std::sync::Arc<()>,
+    }
     // SAFETY: as for the vector.
     #[allow(unsafe_code)]
     unsafe impl Memory for Counted {
         fn segments(&mut self) -> Vec<Segment> {
-            self.0.segments()
+            self.bytes.segments()
         }
     }
     let engine = engine();
     let alive = std::sync::Arc::new(());
-    let region = engine.expose(Counted(vec![1; 10], alive.clone()), Permission::ReadOnly).unwrap();
+    let region = engine.expose(Counted { bytes: vec![1; 10], _alive: alive.clone() }, Permission::ReadOnly).unwrap();
     let window = region.window(Access::Read, 0, 10).unwrap();
     assert_eq!(std::sync::Arc::strong_count(&alive), 2);
     drop(region);

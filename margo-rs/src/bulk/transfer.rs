@@ -123,7 +123,7 @@ pub struct BulkTransfer {
 
 enum State {
     Failed(Box<BulkError>),
-    Moving(Moving),
+    Moving(Box<Moving>),
     Over,
 }
 
@@ -163,7 +163,7 @@ impl BulkTransfer {
         let piece = core.transport.transfer_piece().max(1);
         let moving = peer.and_then(|peer| Moving::new(peer, direction, remote, &local, piece));
         let state = match moving {
-            Ok(moving) => State::Moving(moving),
+            Ok(moving) => State::Moving(Box::new(moving)),
             Err(error) => State::Failed(Box::new(error)),
         };
         Self { timeout: core.limits.default_timeout, state }
@@ -272,6 +272,13 @@ impl Moving {
             BulkError::DeadlineExceeded { .. } => BulkError::DeadlineExceeded { after: timeout },
             error => error,
         }
+    }
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        // Whatever the transport still has of it touches no memory from here on.
+        self.local.close();
     }
 }
 

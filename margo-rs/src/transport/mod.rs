@@ -16,7 +16,8 @@
 //! | responses may be larger than requests | yes | yes |
 //! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same |
 //! | user of the peer known | no | yes, it is this process |
-//! | bulk transfers | not yet | yes |
+//! | bulk transfers | yes | yes |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, one of them in the cache |
 //!
 //! What every transport owes the engine:
 //! * For each request that [`Link::request`] took and that wants a response, exactly one of: one
@@ -41,7 +42,7 @@
 //!   promised to the peer are sent as zeros.
 //! * Where a device moves the bytes by itself, a [`Pinned`](crate::bulk::Pinned) window is held as long as it may.
 //! * After [`LinkEvents::on_transferred`], [`Link::cancel`] of the transfer or [`LinkEvents::on_lost`], its local window is
-//!   not used any more, or is still pinned.
+//!   not used any more (the engine sees to it that uses fail), or is still pinned.
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
@@ -176,8 +177,7 @@ pub trait Link: Send + Sync + 'static {
     /// Answers a request that came in on this link.
     fn respond(&self, call: CallId, payload: Buffer, flush: Flush);
 
-    /// Takes back a request or a transfer as far as that is possible, and tells the peer. The window of a transfer is not
-    /// used after it, or is still pinned.
+    /// Takes back a request or a transfer as far as that is possible, and tells the peer. No event need follow.
     fn cancel(&self, call: CallId);
 
     /// Begins to move bulk data. `call` is from the same sequence as those of requests. A link that is not up yet keeps
