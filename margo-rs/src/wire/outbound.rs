@@ -34,13 +34,22 @@ pub struct Outbound {
     /// Bulk data, which is not copied here: it takes turns with itself and with `large`.
     data: VecDeque<Data>,
     /// As `in_write`.
-    data_in_write: Option<(Kind, u64, bool)>,
+    data_in_write: Option<DataInWrite>,
     /// It is the turn of `data`.
     data_next: bool,
     /// Pushes of ours whose region was taken back while they were being sent.
     withdrawn: Vec<u64>,
     /// Pulls of the peer's that are over.
     sent: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DataInWrite {
+    kind: Kind,
+    call: u64,
+    given_up: bool,
+    /// Nothing of the transfer follows.
+    is_last: bool,
 }
 
 /// Data of one transfer on its way out.
@@ -259,18 +268,18 @@ impl Outbound {
 
     /// Drops the queued data of a transfer.
     pub(super) fn give_up_data(&mut self, kind: Kind, call: u64) {
-        if let Some((writing, id, given_up)) = &mut self.data_in_write
-            && (*writing, *id) == (kind, call)
+        if let Some(writing) = &mut self.data_in_write
+            && (writing.kind, writing.call) == (kind, call)
         {
-            *given_up = true;
+            writing.given_up = true;
         } else if let Some(at) = self.data.iter().position(|data| data.kind == kind && data.call == call) {
             self.data.remove(at);
         }
     }
 
-    /// Whether data of a transfer is still to be sent.
+    /// Whether data of a transfer is still to be sent. The last of it may be with the peer before the write call returns.
     pub(super) fn has_data(&self, kind: Kind, call: u64) -> bool {
-        self.data_in_write.is_some_and(|(writing, id, _)| (writing, id) == (kind, call))
+        self.data_in_write.is_some_and(|it| (it.kind, it.call) == (kind, call) && !it.is_last)
             || self.data.iter().any(|data| data.kind == kind && data.call == call)
     }
 
@@ -306,10 +315,11 @@ impl Outbound {
             let left = data.window.len() - data.sent;
             let length = left.min(self.max_frame as u64);
             Header { length: length as u32, kind: data.kind, flags: 0, call: data.call }.encode(&mut job.head);
-            let is_end = length == left && data.kind == Kind::PullData;
-            let tail = if is_end { end_frame(data.call, 0).to_vec() } else { Vec::new() };
+            let is_last = length == left;
+            let tail =
+                if is_last && data.kind == Kind::PullData { end_frame(data.call, 0).to_vec() } else { Vec::new() };
             let end = data.sent + length;
-            self.data_in_write = Some((data.kind, data.call, false));
+            self.data_in_write = Some(DataInWrite { kind: data.kind, call: data.call, given_up: false, is_last });
             job.data = Some(DataFrame { data, end, withdrawn: false, tail, tail_written: 0 });
         } else if let Some(large) = self.large.pop_front() {
             self.data_next = true;
@@ -348,20 +358,19 @@ impl Outbound {
 
     fn data_written(&mut self, frame: DataFrame) {
         // As below: nothing is known if everything was forgotten.
-        let Some((kind, call, given_up)) = self.data_in_write.take() else { return };
+        let Some(DataInWrite { kind, call, given_up, is_last }) = self.data_in_write.take() else { return };
         if given_up {
             return;
         }
-        let over = frame.end == frame.data.window.len();
         match kind {
             // The tail of the last frame has said how it ended.
-            Kind::PullData if over => self.sent.push(call),
+            Kind::PullData if is_last => self.sent.push(call),
             Kind::PullData if frame.withdrawn => {
                 self.batch.extend_from_slice(&end_frame(call, Refusal::Revoked.code()));
                 self.sent.push(call);
             }
             Kind::PushData if frame.withdrawn => self.withdrawn.push(call),
-            _ if over => {}
+            _ if is_last => {}
             _ => self.data.push_back(frame.data),
         }
     }
