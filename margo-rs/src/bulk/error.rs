@@ -85,6 +85,9 @@ pub enum BulkError {
     /// The memory is larger than addresses can tell.
     #[error("the segments are larger in sum than memory can be")]
     TooLarge,
+    /// The pool was made for no buffers.
+    #[error("the pool has no buffers: make it with at least one")]
+    EmptyPool,
     /// The range lies outside of the local region.
     #[error("range of {length} bytes from {offset} lies outside of the local region of {size} bytes")]
     LocalOutOfBounds {

@@ -38,6 +38,7 @@ mod error;
 mod layout;
 #[allow(unsafe_code)]
 mod memory;
+mod pool;
 mod region;
 #[allow(unsafe_code)]
 mod store;
@@ -47,6 +48,7 @@ mod transfer;
 pub use self::descriptor::{BulkDescriptor, DESCRIPTOR_MAX, DescriptorError, Permission};
 pub use self::error::{BulkError, Refusal, TransferError};
 pub use self::memory::{Memory, Segment};
+pub use self::pool::{BulkPool, PooledRegion, Take};
 pub use self::region::{IntoInner, Region};
 pub use self::store::{Access, Pinned, Window, Withdrawn};
 pub use self::table::{Direction, RegionKey};

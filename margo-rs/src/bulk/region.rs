@@ -132,8 +132,7 @@ impl<M: Memory> Region<M> {
     pub(crate) fn take(self) -> Option<(M, Option<Box<dyn Registration>>)> {
         self.core.regions.remove(self.id);
         self.store.withdraw();
-        let Poll::Ready(taken) = self.store.poll_take(std::task::Waker::noop()) else { return None };
-        taken.map(split)
+        self.store.take().map(split)
     }
 
     pub(super) fn window(&self, access: Access, offset: u64, length: usize) -> Result<Window, BulkError> {

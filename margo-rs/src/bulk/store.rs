@@ -124,7 +124,8 @@ impl Store {
         if self.pins.load(Ordering::SeqCst) > 0 { Poll::Pending } else { Poll::Ready(self.take()) }
     }
 
-    fn take(&self) -> Option<Taken> {
+    /// What is there to be given back, after [`Store::withdraw`] and unless something pins it.
+    pub(crate) fn take(&self) -> Option<Taken> {
         let mut state = self.state.write();
         if !state.withdrawn || self.pins.load(Ordering::Acquire) > 0 {
             return None;

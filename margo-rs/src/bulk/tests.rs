@@ -114,3 +114,78 @@ fn regions_outlive_their_engine_as_memory_only() {
     assert!(matches!(engine.stage(vec![0]), Err(BulkError::ShutDown)));
     assert_eq!(region.into_inner().wait(), [5; 10]);
 }
+
+#[test]
+fn a_pooled_buffer_comes_back_cleared_and_under_another_key() {
+    let engine = engine();
+    let pool = BulkPool::new(&engine, 1, 100_000, Permission::ReadWrite);
+    assert_eq!(pool.available(), 1);
+    let first = pool.take().wait().unwrap();
+    let old = first.descriptor().clone();
+    first.write_at(10, b"secret").unwrap();
+    assert!(pool.try_take().unwrap().is_none());
+    let waiting = {
+        let pool = pool.clone();
+        std::thread::spawn(move || pool.take().wait().unwrap())
+    };
+    drop(first);
+    let second = waiting.join().unwrap();
+    let mut bytes = [1; 20];
+    second.read_at(0, &mut bytes).unwrap();
+    assert_eq!(bytes, [0; 20]);
+    let here = engine.stage(vec![0; 100_000]).unwrap();
+    assert_eq!(engine.pull(&old, &here).wait().unwrap_err().refusal(), Some(Refusal::Revoked));
+    engine.pull(second.descriptor(), &here).wait().unwrap();
+    drop(second);
+    assert_eq!((pool.available(), engine.load().regions), (1, 1));
+}
+
+#[test]
+fn a_pool_allocates_no_more_than_it_was_made_for() {
+    let engine = engine();
+    let pool = BulkPool::new(&engine, 3, 10, Permission::Private);
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let pool = pool.clone();
+            std::thread::spawn(move || (0..100).for_each(|_| drop(pool.take().wait().unwrap())))
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!((pool.available(), engine.load().regions), (3, 0));
+    // One that gives up waiting leaves its turn to another.
+    let taken: Vec<_> = (0..3).map(|_| pool.try_take().unwrap().unwrap()).collect();
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut gives_up = Box::pin(pool.take());
+    assert!(gives_up.as_mut().poll(&mut cx).is_pending());
+    let patient = {
+        let pool = pool.clone();
+        std::thread::spawn(move || drop(pool.take().wait().unwrap()))
+    };
+    std::thread::sleep(Duration::from_millis(5));
+    drop(taken);
+    drop(gives_up);
+    patient.join().unwrap();
+    assert!(matches!(BulkPool::new(&engine, 0, 10, Permission::Private).take().wait(), Err(BulkError::EmptyPool)));
+}
+
+#[test]
+fn a_mapped_file_can_be_exposed() {
+    let engine = engine();
+    let path = std::env::temp_dir().join(format!("margo-rs-bulk-{}", std::process::id()));
+    std::fs::write(&path, vec![7; 10_000]).unwrap();
+    let file = std::fs::File::options().read(true).write(true).open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    // SAFETY: nobody else knows the file, whose name is gone.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { memmap2::MmapMut::map_mut(&file) }.unwrap();
+    let region = engine.expose(mapped, Permission::ReadWrite).unwrap();
+    let here = engine.stage(vec![0; 10_000]).unwrap();
+    engine.pull(region.descriptor(), &here).wait().unwrap();
+    here.write_at(5000, b"changed").unwrap();
+    engine.push(&here, region.descriptor()).wait().unwrap();
+    assert_eq!(region.into_inner().wait()[4998..5008], *b"\x07\x07changed\x07");
+    // SAFETY: as above, and the other mapping is gone.
+    #[allow(unsafe_code)]
+    let mapped = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+    assert!(matches!(engine.expose(mapped, Permission::WriteOnly), Err(BulkError::ReadOnlyMemory)));
+}
