@@ -54,6 +54,8 @@ pub use self::store::{Access, Pinned, Window, Withdrawn};
 pub use self::table::{Direction, RegionKey};
 pub use self::transfer::{BulkTransfer, LocalRange, RemoteRange, Transfer};
 
+#[cfg(test)]
+pub(crate) use self::store::Store;
 pub(crate) use self::table::Regions;
 
 #[cfg(test)]

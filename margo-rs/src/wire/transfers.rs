@@ -237,3 +237,7 @@ impl Transfers {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "transfers_tests.rs"]
+mod tests;
