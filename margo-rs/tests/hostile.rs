@@ -761,3 +761,19 @@ fn a_lying_owner_costs_the_connection_and_gets_nothing_into_other_memory() {
     }
     owner.join().unwrap();
 }
+
+#[test]
+fn wishes_whose_refusals_nobody_reads_are_read_no_further() {
+    let scene = Scene::new("wishes_whose_refusals_nobody_reads_are_read_no_further");
+    let region = guarded(&scene, 100, Permission::ReadOnly);
+    let mut raw = scene.greet();
+    raw.0.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let batch: Vec<u8> =
+        (0..10_000).flat_map(|call| bulk(Kind::Pull, call, &wish(region.descriptor(), 0, 101))).collect();
+    // The answers to all of this would be 100 MB.
+    let stopped = (0..500).any(|_| raw.0.write_all(&batch).is_err());
+    assert!(stopped, "it reads on without end");
+    drop(raw);
+    assert_untouched(region);
+    scene.end();
+}

@@ -258,6 +258,10 @@ impl Outbound {
         body(&mut self.batch);
         let length = (self.batch.len() - start - Header::LEN) as u32;
         self.batch[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        if matches!(kind, Kind::PushReady | Kind::TransferEnd) {
+            // What a peer can make us say must not pile up either.
+            self.batch_responses += self.batch.len() - start;
+        }
     }
 
     /// Queues the data of a transfer: all of a window that is not empty.

@@ -233,6 +233,9 @@ impl Connection {
             _ => return Ok(()),
         }
         let something_to_send = !outbox.queue.is_empty();
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
         drop(outbox);
         if something_to_send {
             self.schedule(Flush::Later);
