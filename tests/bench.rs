@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 14] = [
     "call/0B/1",
     "call/64B/1",
     "call/1KiB/1",
@@ -13,6 +13,12 @@ const CASES: [&str; 8] = [
     "call/64B/64",
     "call/1KiB/64",
     "call/64KiB/64",
+    "pull/64KiB",
+    "pull/1MiB",
+    "pull/16MiB",
+    "push/64KiB",
+    "push/1MiB",
+    "push/16MiB",
 ];
 
 fn bench(arguments: &[&str]) -> Output {
@@ -143,9 +149,12 @@ fn no_server_outlives_the_tool() {
     use std::io::{BufRead, BufReader, Read};
     use std::process::Stdio;
 
-    for part in
-        [&["serve", "native+tcp://127.0.0.1", "--progress", "busy"][..], &["floor", "--frame", "1", "--in-flight", "1"]]
-    {
+    for part in [
+        &["serve", "native+tcp://127.0.0.1", "--progress", "busy"][..],
+        &["floor", "--frame", "1", "--in-flight", "1"],
+        &["serve-bulk", "native+tcp://127.0.0.1", "--progress", "park"],
+        &["stream", "--size", "1"],
+    ] {
         let mut server = Command::new(env!("CARGO_BIN_EXE_mochi"))
             .arg("bench")
             .args(part)

@@ -30,6 +30,7 @@
 
 mod address;
 mod buffer;
+pub mod bulk;
 mod client;
 pub mod codec;
 mod engine;

@@ -7,10 +7,13 @@ use super::sample::Sample;
 
 /// Payload sizes of calls, in bytes.
 const CALL_SIZES: [usize; 4] = [0, 64, 1 << 10, 64 << 10];
+/// Sizes of bulk transfers, in bytes.
+const BULK_SIZES: [usize; 3] = [64 << 10, 1 << 20, 16 << 20];
 /// Calls in flight.
 const DEPTHS: [usize; 2] = [1, 64];
 
-/// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight.
+/// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight. Bulk
+/// transfers come one after the other: `pull/16MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub(super) kind: Kind,
@@ -28,6 +31,10 @@ pub(super) enum Kind {
     Sealed,
     /// The making of a session.
     Handshake,
+    /// A bulk transfer from the server's memory.
+    Pull,
+    /// A bulk transfer into the server's memory.
+    Push,
 }
 
 /// What a case is about, and so what its ratio compares.
@@ -61,13 +68,15 @@ impl Case {
                 .into_iter()
                 .flat_map(move |in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind, size, in_flight }))
         };
+        let moves = |kind| BULK_SIZES.into_iter().map(move |size| Case { kind, size, in_flight: 1 });
         let handshake = Case { kind: Kind::Handshake, size: 0, in_flight: 1 };
-        echoes(Kind::Call).chain(echoes(Kind::Sealed)).chain([handshake])
+        let plain = echoes(Kind::Call).chain(moves(Kind::Pull)).chain(moves(Kind::Push));
+        plain.chain(echoes(Kind::Sealed)).chain([handshake])
     }
 
     /// Whether it is about authenticated sessions.
     pub(super) fn is_of_auth(&self) -> bool {
-        self.kind != Kind::Call
+        matches!(self.kind, Kind::Sealed | Kind::Handshake)
     }
 
     /// The case without a session that it is compared with.
@@ -76,18 +85,25 @@ impl Case {
     }
 
     pub(super) fn aspect(&self) -> Aspect {
-        if self.in_flight == 1 { Aspect::Latency } else { Aspect::Rate }
+        match self.kind {
+            Kind::Pull | Kind::Push => Aspect::Rate,
+            _ if self.in_flight == 1 => Aspect::Latency,
+            _ => Aspect::Rate,
+        }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Call => "call",
-            Kind::Sealed => "sealed",
+        let Case { kind, size, in_flight } = *self;
+        let size = Size(size);
+        f.pad(&match kind {
+            Kind::Call => format!("call/{size}/{in_flight}"),
+            Kind::Sealed => format!("sealed/{size}/{in_flight}"),
             Kind::Handshake => return f.pad("handshake"),
-        };
-        f.pad(&format!("{kind}/{}/{}", Size(self.size), self.in_flight))
+            Kind::Pull => format!("pull/{size}"),
+            Kind::Push => format!("push/{size}"),
+        })
     }
 }
 
@@ -143,6 +159,8 @@ mod tests {
         assert_eq!(case(1500, 1), "call/1500B/1");
         assert_eq!(case(64 << 10, 1), "call/64KiB/1");
         assert_eq!(case(16 << 20, 1), "call/16MiB/1");
+        assert_eq!(Case { kind: Kind::Pull, size: 16 << 20, in_flight: 1 }.to_string(), "pull/16MiB");
+        assert_eq!(Case { kind: Kind::Push, size: 64 << 10, in_flight: 1 }.to_string(), "push/64KiB");
     }
 
     #[test]

@@ -40,11 +40,7 @@ pub(super) struct Arguments {
 /// Measures the floor of the case: the better of spinning without end and of giving the processor to others between
 /// two looks, which is slower unless others want it.
 pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    let shared = match options.pin {
-        Some(pins) => pins.client == pins.server,
-        None => machine::processors() == 1,
-    };
-    if shared {
+    if is_processor_shared(options) {
         // Without giving way, each would use up its time slice before the other can answer.
         return measure_spinning(options, case, span, true);
     }
@@ -52,6 +48,14 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
     let greedy = measure_spinning(options, case, half, false)?;
     let polite = measure_spinning(options, case, half, true)?;
     Ok(case.aspect().better(greedy, polite))
+}
+
+/// Whether both processes run on the same processor.
+pub(super) fn is_processor_shared(options: &Options) -> bool {
+    match options.pin {
+        Some(pins) => pins.client == pins.server,
+        None => machine::processors() == 1,
+    }
 }
 
 fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> Outcome<Sample> {
@@ -212,14 +216,14 @@ impl Client {
     }
 }
 
-fn ready(stream: TcpStream) -> io::Result<TcpStream> {
+pub(super) fn ready(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
 /// `None` for what cannot be done now.
-fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(super) fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
@@ -228,7 +232,7 @@ fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
 }
 
 /// Spinning, though not for ever.
-struct Waiting {
+pub(super) struct Waiting {
     polite: bool,
     idle_turns: u64,
     idle_since: Option<Instant>,
@@ -238,12 +242,12 @@ impl Waiting {
     /// Looks in vain between two looks at the clock.
     const CLOCK: u64 = 1 << 16;
 
-    fn new(polite: bool) -> Self {
+    pub(super) fn new(polite: bool) -> Self {
         Self { polite, idle_turns: 0, idle_since: None }
     }
 
     /// To be called after each look.
-    fn turn(&mut self, moved: bool) -> io::Result<()> {
+    pub(super) fn turn(&mut self, moved: bool) -> io::Result<()> {
         if moved {
             (self.idle_turns, self.idle_since) = (0, None);
             return Ok(());

@@ -6,6 +6,7 @@ use crate::{Buffer, REQUEST_HEADER};
 use super::call::{Call, RawCall};
 use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
+use crate::bulk::{BulkTransfer, Direction, LocalRange, RemoteRange};
 use crate::codec::HgString;
 use crate::error::CallError;
 use crate::rpc::{ProviderId, Rpc, RpcId};
@@ -76,6 +77,17 @@ impl Endpoint {
             payload.extend_from_slice(input);
             Ok(())
         })
+    }
+
+    /// Moves data from a region of that process into a local one, both of the same length. The address that the
+    /// descriptor names is not looked at: this connection is used. See [`BulkTransfer`] for when it starts and how it ends.
+    pub fn pull(&self, from: impl Into<RemoteRange>, to: impl Into<LocalRange>) -> BulkTransfer {
+        BulkTransfer::new(self.peer.clone(), Direction::Pull, from.into(), to.into())
+    }
+
+    /// Moves data from a local region into one of that process; otherwise as [`Endpoint::pull`].
+    pub fn push(&self, from: impl Into<LocalRange>, to: impl Into<RemoteRange>) -> BulkTransfer {
+        BulkTransfer::new(self.peer.clone(), Direction::Push, to.into(), from.into())
     }
 
     /// A provider of that process. Nothing is sent.

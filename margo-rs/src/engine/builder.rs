@@ -2,6 +2,7 @@
 
 use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
+use crate::bulk::Regions;
 use crate::error::{ListenError, UnsupportedProtocol};
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
@@ -161,6 +162,7 @@ impl Builder {
             local: OnceLock::new(),
             serving,
             sleepers: Sleepers::default(),
+            regions: Regions::new(instance),
         });
         tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

@@ -3,6 +3,7 @@
 use super::{Core, DriverKey, Serving};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{self, Direction, RegionKey, TransferError, Window};
 use crate::client::{CallTable, ConnectionId};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::rpc::RpcId;
@@ -229,6 +230,22 @@ impl LinkEvents for LinkState {
 
     fn on_cancel(&self, call: CallId) {
         self.running.cancel(call);
+    }
+
+    fn on_transferred(&self, call: CallId, result: Result<(), TransferError>) {
+        let outcome = || result.map(|()| Buffer::default()).map_err(|error| Box::new(CallError::Transfer(error)));
+        self.calls.complete(call, outcome);
+    }
+
+    fn grant(&self, key: &RegionKey, direction: Direction, offset: u64, length: u64) -> Result<Window, bulk::Refusal> {
+        let core = self.core().filter(|core| !core.lifecycle.has_ended()).ok_or(bulk::Refusal::ShuttingDown)?;
+        let granted = core.regions.grant(key, direction, offset, length);
+        if let Err(refusal) = &granted
+            && core.warnings.allow(core.driver.now())
+        {
+            tracing::warn!(peer = %self.peer, ?key, ?direction, offset, length, %refusal, "transfer refused");
+        }
+        granted
     }
 
     fn on_go_away(&self) {

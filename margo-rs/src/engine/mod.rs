@@ -24,6 +24,8 @@ pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{self, BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey};
+use crate::bulk::{Regions, RemoteRange, TransferError, Window};
 use crate::client::{Lookup, Peer};
 use crate::error::{HandlerError, ListenError, RegisterError};
 use crate::exec::Pools;
@@ -94,6 +96,8 @@ pub(crate) struct Core {
     /// Requests being served, on all links.
     pub(crate) serving: Arc<Serving>,
     pub(crate) sleepers: Sleepers,
+    /// Memory that transfers may reach.
+    pub(crate) regions: Regions,
 }
 
 impl Engine {
@@ -279,6 +283,40 @@ impl Engine {
         Shutdown::new(self.core().clone())
     }
 
+    /// Gives memory to the engine, for peers to pull from or push into as `permission` says: whoever has the region's
+    /// [`descriptor`](Region::descriptor), until the region is dropped or taken back.
+    ///
+    /// Nothing is copied. See [`bulk`] for what memory can be given.
+    ///
+    /// # Errors
+    /// The memory cannot be written though peers should, the transport cannot use it, or the engine has ended.
+    pub fn expose<M: Memory>(&self, memory: M, permission: Permission) -> Result<Region<M>, BulkError> {
+        Region::new(self.core(), memory, permission)
+    }
+
+    /// Gives memory to the engine as the local end of transfers, for no peer to reach: [`Engine::expose`] with
+    /// [`Permission::Private`].
+    ///
+    /// # Errors
+    /// The transport cannot use the memory, or the engine has ended.
+    pub fn stage<M: Memory>(&self, memory: M) -> Result<Region<M>, BulkError> {
+        self.expose(memory, Permission::Private)
+    }
+
+    /// Moves data from a remote region into a local one, from whichever engine the descriptor names as its owner: also one
+    /// that the descriptor did not come from.
+    ///
+    /// The engine connects to the address in the descriptor. Where whoever sent it is not trusted with that choice,
+    /// [`Endpoint::pull`](crate::Endpoint::pull) leaves the choice here.
+    pub fn pull(&self, from: impl Into<RemoteRange>, to: impl Into<LocalRange>) -> BulkTransfer {
+        BulkTransfer::with_owner(self.core(), Direction::Pull, from.into(), to.into())
+    }
+
+    /// Moves data from a local region into a remote one; otherwise as [`Engine::pull`].
+    pub fn push(&self, from: impl Into<LocalRange>, to: impl Into<RemoteRange>) -> BulkTransfer {
+        BulkTransfer::with_owner(self.core(), Direction::Push, to.into(), from.into())
+    }
+
     /// Calls of this engine in flight and requests being served by it.
     pub fn load(&self) -> Load {
         let core = self.core();
@@ -286,6 +324,7 @@ impl Engine {
             calls: core.driver.outstanding(),
             requests: core.serving.count(),
             links: core.links.lock().values().filter(|link| link.strong_count() > 0).count(),
+            regions: core.regions.count(),
         }
     }
 
@@ -314,12 +353,14 @@ impl fmt::Debug for Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Load {
-    /// Calls made and not answered.
+    /// Calls made and not answered, and transfers begun and not complete.
     pub calls: usize,
     /// Requests taken and not answered.
     pub requests: usize,
     /// Connections, whoever opened them, and the engine's link to itself.
     pub links: usize,
+    /// Memory regions that were exposed or staged and are not given back.
+    pub regions: usize,
 }
 
 impl Core {
@@ -455,6 +496,12 @@ impl LinkEvents for Nobody {
     fn on_response(&self, _: CallId, _: Payload<'_>) {}
     fn on_refused(&self, _: CallId, _: Refusal) {}
     fn on_cancel(&self, _: CallId) {}
+    fn on_transferred(&self, _: CallId, _: Result<(), TransferError>) {}
+
+    fn grant(&self, _: &RegionKey, _: Direction, _: u64, _: u64) -> Result<Window, bulk::Refusal> {
+        Err(bulk::Refusal::ShuttingDown)
+    }
+
     fn on_go_away(&self) {}
     fn on_lost(&self, _: &LinkError) {}
 }

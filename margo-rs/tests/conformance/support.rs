@@ -56,6 +56,11 @@ impl Setup {
         self.prepare(Engine::builder(self.address)).rpc_threads(2)
     }
 
+    /// A server's builder for another address.
+    pub(crate) fn server_at(&self, address: &str) -> Builder {
+        self.prepare(Engine::builder(address)).rpc_threads(2)
+    }
+
     /// A client's builder.
     pub(crate) fn client(&self) -> Builder {
         self.prepare(Engine::builder(self.address.split("://").next().expect("never empty")))

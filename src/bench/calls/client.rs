@@ -38,10 +38,6 @@ pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) 
     runtime.block_on(async {
         let engine = Engine::builder(address).progress(options.progress.progress()).connect()?;
         match case.kind {
-            Kind::Call => {
-                let server = engine.lookup(address).await?;
-                call_for(&server, options.client, case, span).await
-            }
             Kind::Sealed => {
                 let server = auth::connect(options, &engine, address).await?;
                 call_for(&server, options.client, case, span).await
@@ -50,6 +46,10 @@ pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) 
                 let server = auth::connect(options, &engine, address).await?;
                 shake_hands_for(&server, span.warmup).await?;
                 shake_hands_for(&server, span.duration).await
+            }
+            _ => {
+                let server = engine.lookup(address).await?;
+                call_for(&server, options.client, case, span).await
             }
         }
     })

@@ -38,7 +38,7 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
 }
 
 /// Where the server of a transport listens: for TCP, where nothing outside of this host is involved.
-fn listen_address(transport: &str) -> Outcome<String> {
+pub(super) fn listen_address(transport: &str) -> Outcome<String> {
     if transport == "tcp" {
         return Ok("native+tcp://127.0.0.1".to_owned());
     }

@@ -42,6 +42,8 @@ const ACCEPTED_MAX: usize = 64;
 const BACKLOG: i32 = 4096;
 /// While a single connection is busy, epoll is asked about the others this rarely (in polls).
 const EPOLL_EVERY: u32 = 8;
+/// Larger transfers go in pieces, whose frames take turns, in bytes.
+const TRANSFER_PIECE: u64 = 64 << 20;
 /// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// Pause after the process ran out of descriptors.
@@ -520,6 +522,10 @@ impl Transport for TcpTransport {
                 connection.go_away();
             }
         }
+    }
+
+    fn transfer_piece(&self) -> u64 {
+        TRANSFER_PIECE
     }
 
     fn close(&self) {
