@@ -3,6 +3,8 @@
 //! * [`AuthServer`] puts authentication in front of handlers, which get the verified [`Caller`]; [`Rule`]s say who may call.
 //! * [`Connection`] is a client's session with a server; calls in it look like plain ones.
 //!
+//! * [`bulk`]: large data of authenticated callers, pushed and pulled outside of messages.
+//!
 //! What these are made of:
 //!
 //! * [`munge`]: MUNGE credentials with a payload, a lifetime and restrictions (feature `munge`, on
@@ -13,6 +15,7 @@
 //! * [`Identity`]: who a peer was proven to be; [`users`] turns ids into names for people to read.
 //! * [`testing`]: private MUNGE realms for tests and demos (feature `testing`).
 
+pub mod bulk;
 mod cipher;
 mod clock;
 mod connection;

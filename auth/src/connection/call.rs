@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::error::CallError;
 use super::lane::Ticket;
 use super::{Inner, within};
+use crate::bulk::context;
 use crate::clock;
 use crate::protocol::message::{Content, Draft};
 use crate::protocol::{BareError, SealedError};
@@ -39,7 +40,8 @@ impl<Out: DeserializeOwned> Call<Out> {
     pub(super) fn new<In: Serialize>(inner: &Arc<Inner>, rpc: Rpc<In, Out>, provider: ProviderId, args: &In) -> Self {
         let mut body = Draft::behind(Buffer::room_for(REQUEST_HEADER, ROOM));
         let id = rpc.id(provider);
-        let encoded = body.append(|bytes| codec::encode_into(args, bytes));
+        let encode = || body.append(|bytes| codec::encode_into(args, bytes));
+        let (encoded, content) = context::encoding(inner.protection, encode);
         let state = match encoded {
             Ok(()) => State::Unsent(body),
             Err(source) => State::Failed(CallError::Encode { rpc: id, source }),
@@ -49,6 +51,7 @@ impl<Out: DeserializeOwned> Call<Out> {
             inner: Arc::clone(inner),
             rpc: id,
             one_way: rpc.response_disabled(),
+            content,
             state,
         };
         Self { sealed, output: PhantomData }
@@ -107,6 +110,7 @@ struct SealedCall {
     inner: Arc<Inner>,
     rpc: RpcId,
     one_way: bool,
+    content: Content,
     timeout: Duration,
     state: State,
 }
@@ -228,7 +232,7 @@ impl SealedCall {
     fn seal(&mut self, ticket: Ticket, body: Draft, left: Duration) {
         let is_long = self.inner.lane_of(&body) > 0;
         let live = &ticket.live;
-        let sealed = live.session.call(target_of(self.rpc), Content::default(), body, clock::now());
+        let sealed = live.session.call(target_of(self.rpc), self.content, body, clock::now());
         let (message, call) = match sealed {
             Ok(sealed) => sealed,
             Err(refused) => {
@@ -287,9 +291,9 @@ impl SealedCall {
         }
         let rpc = self.rpc;
         match live.session.open(call, &mut answer, clock::now()) {
-            Ok(Reply::Result { body, .. }) => {
+            Ok(Reply::Result { body, content }) => {
                 live.confirm();
-                Ok(read(body))
+                Ok(context::decoding(live.session.terms().protection, content, || read(body)))
             }
             Ok(Reply::Error(error)) => {
                 live.confirm();

@@ -27,6 +27,7 @@ pub use error::{CallError, OpenError};
 
 use lane::{Fitness, Lane, Live, Ticket};
 
+use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
 use crate::mechanism::Initiator;
 use crate::protocol::message::{Draft, OVERHEAD};
@@ -98,6 +99,23 @@ impl Connection {
     /// A provider of that server. Nothing is sent.
     pub fn provider(&self, id: ProviderId) -> ConnectedProvider {
         ConnectedProvider { connection: self.clone(), id }
+    }
+
+    /// Data for a handler to pull: its ticket goes into the arguments of a call. Hashes or encrypts the data now.
+    ///
+    /// # Errors
+    /// The transport has no bulk transfers, or the engine has ended.
+    pub fn offer(&self, data: Vec<u8>, level: Level) -> Result<Offer, ProtectedBulkError> {
+        Offer::new(&self.inner.endpoint, data, level)
+    }
+
+    /// Room of so many bytes for a handler to push into: its ticket goes into the arguments of a call, whose result brings
+    /// the [`Receipt`](crate::bulk::Receipt).
+    ///
+    /// # Errors
+    /// The transport has no bulk transfers, or the engine has ended.
+    pub fn sink(&self, room: usize, level: Level) -> Result<Sink, ProtectedBulkError> {
+        Sink::new(&self.inner.endpoint, room, level)
     }
 
     /// Time until the current session ends at the latest; `None` while there is none. It is replaced before.

@@ -10,9 +10,11 @@ use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 
 use super::audit::Audit;
+use super::caller::BulkPolicy;
 use super::rule::Rule;
 use super::upkeep::Upkeep;
 use super::{AuthServer, Shared, handshake};
+use crate::bulk::Level;
 use crate::clock::{self, NoRandom};
 use crate::mechanism::Acceptor;
 use crate::mechanism::key_file::KeyRing;
@@ -41,7 +43,8 @@ use crate::{Identity, cipher};
 /// | [`window`](Self::window) | 2048 calls |
 /// | [`protections`](Self::protections) | sealed only |
 /// | [`quota`](Self::quota) | 131,072 sessions, see [`Quota`] |
-/// | [`handshakes`](Self::handshakes) | 20 a second for each address, 50 at once |
+/// | [`bulk_level`](Self::bulk_level) / [`max_bulk`](Self::max_bulk) | private / 1 GiB |
+/// | [`handshakes`](Self::handshakes) | 100 a second for each address, 512 at once |
 #[must_use = "a server is there after `install`"]
 pub struct AuthServerBuilder {
     acceptors: Vec<Box<dyn Acceptor>>,
@@ -59,6 +62,7 @@ pub struct AuthServerBuilder {
     window: u16,
     quota: Quota,
     handshakes: Rate,
+    bulk: BulkPolicy,
 }
 
 /// Why a server could not be set up; each says what to do.
@@ -115,6 +119,7 @@ impl Default for AuthServerBuilder {
             window: 2048,
             quota: Quota::default(),
             handshakes: Rate::HANDSHAKES,
+            bulk: BulkPolicy { least: Level::Private, max: 1 << 30 },
         }
     }
 }
@@ -211,6 +216,18 @@ impl AuthServerBuilder {
         self
     }
 
+    /// What bulk data must be protected by, at least.
+    pub fn bulk_level(mut self, least: Level) -> Self {
+        self.bulk.least = least;
+        self
+    }
+
+    /// Bytes that a handler pulls at once, at most.
+    pub fn max_bulk(mut self, bytes: u64) -> Self {
+        self.bulk.max = bytes;
+        self
+    }
+
     /// Registers the RPC `authenticate` on a listening engine, and starts taking handshakes. With MUNGE it first checks
     /// that munged is there and honours restrictions.
     ///
@@ -227,7 +244,7 @@ impl AuthServerBuilder {
             self.acceptors.push(Box::new(acceptor));
         }
         let policy = self.policy(engine)?;
-        let Self { acceptors, rule, half_open, quota, handshakes, .. } = self;
+        let Self { acceptors, rule, half_open, quota, handshakes, bulk, .. } = self;
         let now = clock::now();
         let shared = Arc::new(Shared {
             policy,
@@ -237,6 +254,7 @@ impl AuthServerBuilder {
             table: Table::new(quota, Lifetimes { half_open }, now),
             handshakes: AtomicUsize::new(0),
             rule,
+            bulk,
             audit: Audit::new(),
             upkeep: Upkeep::default(),
         });

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use margo_rs::Request;
 
+use crate::bulk::{self, BulkTicket, Level, ProtectedBulkError, Receipt};
 use crate::protocol::{MechanismId, Protection};
 use crate::session::Session;
 use crate::{Identity, clock};
@@ -16,11 +17,20 @@ use crate::{Identity, clock};
 pub struct Caller {
     session: Arc<Session>,
     request: Request,
+    bulk: BulkPolicy,
+}
+
+/// What a server asks of bulk data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BulkPolicy {
+    pub(super) least: Level,
+    /// Bytes of one transfer.
+    pub(super) max: u64,
 }
 
 impl Caller {
-    pub(super) fn new(session: Arc<Session>, request: Request) -> Self {
-        Self { session, request }
+    pub(super) fn new(session: Arc<Session>, request: Request, bulk: BulkPolicy) -> Self {
+        Self { session, request, bulk }
     }
 
     /// The verified user and group.
@@ -61,6 +71,31 @@ impl Caller {
     /// Whether arguments and results are encrypted, or only protected from changes.
     pub fn protection(&self) -> Protection {
         self.session.terms().protection
+    }
+
+    /// Pulls the data that the caller offers, over the caller's own connection, and checks it: it is what the caller had
+    /// when the offer was made.
+    ///
+    /// Dropping the future cancels the transfer.
+    ///
+    /// # Errors
+    /// The data was changed on its way, is protected by less than the server asks for or longer than it takes, or the
+    /// transfer failed.
+    pub async fn pull(&self, ticket: &BulkTicket) -> Result<Vec<u8>, ProtectedBulkError> {
+        let from = self.request.endpoint().ok_or(ProtectedBulkError::PeerGone)?;
+        bulk::pull(&from, ticket, self.bulk.least, self.bulk.max).await
+    }
+
+    /// Pushes data into the caller's sink, over the caller's own connection. The receipt is to be returned to the caller,
+    /// who gets the data with it.
+    ///
+    /// Dropping the future cancels the transfer.
+    ///
+    /// # Errors
+    /// The sink is too small, or protects less than the server asks for, or the transfer failed.
+    pub async fn push(&self, ticket: &BulkTicket, data: Vec<u8>) -> Result<Receipt, ProtectedBulkError> {
+        let to = self.request.endpoint().ok_or(ProtectedBulkError::PeerGone)?;
+        bulk::push(&to, ticket, data, self.bulk.least).await
     }
 
     /// The request as a plain handler gets it: its peer address, deadline, parent RPC. Of these, nothing is proven.

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 
 pub use builder::{AuthServerBuilder, InstallError};
+use caller::BulkPolicy;
 pub use caller::Caller;
 pub(crate) use receive::{CODE_ARGUMENTS, CODE_NO_ANSWER, target_of};
 pub use register::{AuthProvider, Registrar, Responder};
@@ -69,6 +70,7 @@ struct Shared {
     /// Handshakes at work.
     handshakes: AtomicUsize,
     rule: Rule,
+    bulk: BulkPolicy,
     audit: Audit,
     upkeep: Upkeep,
 }

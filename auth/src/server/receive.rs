@@ -10,6 +10,7 @@ use super::caller::Caller;
 use super::handshake::node_of;
 use super::rule::Rule;
 use super::{Shared, Wrapped};
+use crate::bulk::context;
 use crate::clock;
 use crate::protocol::message::{Content, Draft, Incoming, Kind, Target};
 use crate::protocol::{BareError, ParseError, SealedError, SessionId, Tick};
@@ -126,7 +127,7 @@ impl Shared {
             SealedResponder::new(opened.responder, raw).refuse(&SealedError::Busy { retry_ms: BUSY_RETRY_MS });
             return None;
         }
-        let caller = Caller::new(Arc::clone(opened.responder.session()), request);
+        let caller = Caller::new(Arc::clone(opened.responder.session()), request, self.bulk);
         if let Err(reason) = decide(&wrapped.rule, &caller, opened.header().content()) {
             let session = opened.responder.session();
             let rpc = caller.request().rpc_id();
@@ -134,7 +135,8 @@ impl Shared {
             SealedResponder::new(opened.responder, raw).refuse(&SealedError::Denied);
             return None;
         }
-        let args = codec::from_slice::<In>(opened.body());
+        let content = opened.header().content();
+        let args = context::decoding(caller.protection(), content, || codec::from_slice::<In>(opened.body()));
         let responder = SealedResponder::new(opened.responder, raw);
         match args {
             Ok(args) => Some((caller, args, responder)),
@@ -188,13 +190,16 @@ impl SealedResponder {
     pub(super) fn respond<Out: Serialize>(mut self, output: &Out) {
         let Some((session, raw)) = self.both.take() else { return };
         let mut draft = Draft::behind(Buffer::room_for(RESPONSE_HEADER, ROOM));
-        if let Err(error) = draft.append(|bytes| codec::encode_into(output, bytes)) {
+        let protection = session.session().terms().protection;
+        let encode = || draft.append(|bytes| codec::encode_into(output, bytes));
+        let (encoded, content) = context::encoding(protection, encode);
+        if let Err(error) = encoded {
             tracing::error!(%error, "a handler's result cannot be encoded");
             self.both = Some((session, raw));
             let text = format!("the result cannot be encoded: {error}");
             return self.refuse(&SealedError::Handler { code: CODE_NO_ANSWER, text });
         }
-        match session.reply(Content::default(), draft, clock::now()) {
+        match session.reply(content, draft, clock::now()) {
             Ok(reply) => raw.respond_headed(reply),
             Err(RespondError::TooLarge { responder, .. }) => {
                 self.both = Some((responder, raw));

@@ -6,7 +6,7 @@ use crate::{Buffer, REQUEST_HEADER};
 use super::call::{Call, RawCall};
 use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
-use crate::bulk::{BulkTransfer, Direction, LocalRange, RemoteRange};
+use crate::bulk::{BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RemoteRange};
 use crate::codec::HgString;
 use crate::error::CallError;
 use crate::rpc::{ProviderId, Rpc, RpcId};
@@ -88,6 +88,22 @@ impl Endpoint {
     /// Moves data from a local region into one of that process; otherwise as [`Endpoint::pull`].
     pub fn push(&self, from: impl Into<LocalRange>, to: impl Into<RemoteRange>) -> BulkTransfer {
         BulkTransfer::new(self.peer.clone(), Direction::Push, to.into(), from.into())
+    }
+
+    /// Gives memory to the engine of this endpoint, as [`Engine::expose`](crate::Engine::expose).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn expose<M: Memory>(&self, memory: M, permission: Permission) -> Result<Region<M>, BulkError> {
+        Region::new(self.peer.core(), memory, permission)
+    }
+
+    /// Gives memory to the engine of this endpoint, as [`Engine::stage`](crate::Engine::stage).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage<M: Memory>(&self, memory: M) -> Result<Region<M>, BulkError> {
+        self.expose(memory, Permission::Private)
     }
 
     /// A provider of that process. Nothing is sent.
