@@ -117,6 +117,7 @@ struct SealedCall {
 
 type Preparing = Pin<Box<dyn Future<Output = Option<Result<Ticket, CallError>>> + Send>>;
 
+#[allow(clippy::large_enum_variant, reason = "every call gets there, and a box would cost an allocation")]
 enum State {
     Unsent(Draft),
     /// Waiting for a session or for room in it.

@@ -105,7 +105,8 @@ enum State {
 
 enum Unsent {
     Request(Buffer),
-    Transfer(Transfer),
+    /// Boxed, so that calls do not have its size.
+    Transfer(Box<Transfer>),
 }
 
 struct InFlight {
@@ -152,7 +153,7 @@ impl RawCall {
 
     /// A bulk transfer, which is a call to everything but the transport. Its outcome is empty.
     pub(crate) fn transfer(peer: Arc<Peer>, transfer: Transfer, timeout: Duration) -> Self {
-        let state = State::Unsent(Unsent::Transfer(transfer));
+        let state = State::Unsent(Unsent::Transfer(Box::new(transfer)));
         Self { peer, rpc: NO_PARENT, one_way: false, timeout, deadline: None, state }
     }
 
@@ -293,7 +294,7 @@ impl RawCall {
         match unsent {
             Unsent::Request(payload) => transport.request(id, head, payload, self.flush(now)),
             Unsent::Transfer(transfer) => {
-                if let Err(error) = transport.transfer(id, transfer, self.flush(now)) {
+                if let Err(error) = transport.transfer(id, *transfer, self.flush(now)) {
                     link.calls.complete(id, || Err(Box::new(CallError::Transfer(error))));
                 }
             }
