@@ -31,7 +31,7 @@ use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
 use crate::mechanism::Initiator;
 use crate::protocol::message::{Draft, OVERHEAD};
-use crate::protocol::{Protection, ServerId, Suite};
+use crate::protocol::{Protection, ServerId, Suite, Terms};
 use crate::session::Reply;
 
 /// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
@@ -122,6 +122,11 @@ impl Connection {
     pub fn session_left(&self) -> Option<Duration> {
         let live = self.inner.lanes[0].current()?;
         Some(Duration::from_millis(live.session.ends().0.saturating_sub(clock::now().0)))
+    }
+
+    /// What the server granted the current session: its lifetimes and limits; `None` while there is none.
+    pub fn terms(&self) -> Option<Terms> {
+        Some(*self.inner.lanes[0].current()?.session.terms())
     }
 
     /// Makes a new session now, whatever the state of the old one; calls in flight end in that.

@@ -233,6 +233,10 @@ impl AuthServerBuilder {
     ///
     /// # Errors
     /// No mechanism, options that cannot be, an engine that does not listen, a munged that is not there.
+    #[cfg_attr(
+        not(feature = "munge"),
+        allow(unused_mut, reason = "only MUNGE is tested, and it is taken out for that")
+    )]
     pub async fn install(mut self, engine: &Engine) -> Result<AuthServer, InstallError> {
         if !engine.is_listening() {
             return Err(InstallError::NotListening);

@@ -105,6 +105,13 @@ pub struct SessionInfo {
     pub state: State,
 }
 
+impl SessionInfo {
+    /// What audit events name it by, as [`Caller::session_log_id`].
+    pub fn log_id(&self) -> u64 {
+        u64::from_be_bytes(self.id.log_id())
+    }
+}
+
 impl AuthServer {
     /// A server with options; see [`AuthServerBuilder::install`].
     pub fn builder() -> AuthServerBuilder {

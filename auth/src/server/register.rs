@@ -103,6 +103,7 @@ impl Registrar<'_> {
         let mut groups = Vec::new();
         self.rule.groups(&mut groups);
         self.shared.upkeep.add_groups(groups);
+        self.shared.audit.add_rpc(rpc.hash(), rpc.name());
         Wrapped { rule: self.rule.clone(), one_way: rpc.response_disabled() }
     }
 

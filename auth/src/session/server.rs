@@ -28,6 +28,16 @@ pub enum State {
     Dead = 3,
 }
 
+impl State {
+    fn how_it_ended(self) -> &'static str {
+        match self {
+            Self::HalfOpen | Self::Open => "has expired",
+            Self::Draining => "was closed or has expired",
+            Self::Dead => "was revoked",
+        }
+    }
+}
+
 /// The server's end of a session. Its keys are wiped when the last user of it is gone.
 pub struct Session {
     id: SessionId,
@@ -61,7 +71,7 @@ pub enum RequestRefused {
     #[error("unknown session")]
     UnknownSession,
     /// The session is closed, expired or revoked.
-    #[error("session is {0:?}")]
+    #[error("session {}", .0.how_it_ended())]
     Ended(State),
     /// It is the first of its session, and its user has too many others with running calls.
     #[error("too many sessions of this user, all with running calls")]
