@@ -31,7 +31,7 @@ use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
 use crate::mechanism::Initiator;
 use crate::protocol::message::{Draft, OVERHEAD};
-use crate::protocol::{Protection, ServerId, Suite, Terms};
+use crate::protocol::{BareError, Protection, ServerId, Suite, Terms};
 use crate::session::Reply;
 
 /// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
@@ -154,9 +154,11 @@ impl Connection {
             let Some(live) = lane.take() else { continue };
             let Ok((message, call)) = live.session.close(clock::now()) else { continue };
             let mut reply = self.inner.endpoint.call_raw(handshake::rpc(), &message).await?;
+            if BareError::parse(&reply).is_ok() {
+                continue; // the server has forgotten it already, or somebody says so, who could also have dropped this
+            }
             match live.session.open(call, &mut reply, clock::now()) {
                 Ok(Reply::Result { .. }) => {}
-                // A server that has forgotten the session says NO: it is closed.
                 Ok(Reply::Error(_)) | Err(_) => return Err(CallError::SessionLost(self.address().clone())),
             }
         }
@@ -271,8 +273,12 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         for lane in &self.lanes {
-            let Some(live) = lane.take() else { continue };
-            if let Ok((message, _)) = live.session.close(clock::now()) {
+            let now = clock::now();
+            let Some(live) = lane.take().filter(|live| live.fitness(self.endpoint.connection(), now) != Fitness::Unfit)
+            else {
+                continue; // the server has forgotten it
+            };
+            if let Ok((message, _)) = live.session.close(now) {
                 // As far as it goes without waiting.
                 drop(self.endpoint.send_raw(handshake::rpc(), &message).start());
             }

@@ -85,8 +85,14 @@ impl Shared {
             Refused::OtherTarget | Refused::OtherConnection | Refused::Kind(_) => false,
         };
         if is_answered && self.gate.lock().may_refuse(node_of(request.peer()), clock::now()) {
-            let echo = session.map_or([0; 16], |id| *id.as_bytes());
-            responder.respond(&BareError::No { echo }.encode());
+            match refused {
+                // A plain caller would take the bytes of NO for a result.
+                Refused::Malformed(_) => responder.fail("it takes calls of authenticated callers alone"),
+                _ => {
+                    let echo = session.map_or([0; 16], |id| *id.as_bytes());
+                    responder.respond(&BareError::No { echo }.encode());
+                }
+            }
         } else {
             responder.abandon();
         }
