@@ -37,7 +37,7 @@ pub mod testing;
 pub mod users;
 
 pub use clock::NoRandom;
-pub use connection::{Call, CallError, ConnectedProvider, Connection, ConnectionBuilder, OpenError};
+pub use connection::{Call, CallError, ConnectedProvider, Connection, ConnectionBuilder, OpenError, RpcName};
 pub use identity::Identity;
 pub use server::{
     AuthProvider, AuthServer, AuthServerBuilder, Caller, InstallError, Registrar, Responder, Rule, SessionInfo,

@@ -12,7 +12,7 @@ use margo_rs::{Buffer, ProviderId, REQUEST_HEADER, RawCall, Rpc, RpcId, Wait, co
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::CallError;
+use super::error::{CallError, RpcName};
 use super::lane::Ticket;
 use super::{Inner, within};
 use crate::bulk::context;
@@ -40,16 +40,18 @@ impl<Out: DeserializeOwned> Call<Out> {
     pub(super) fn new<In: Serialize>(inner: &Arc<Inner>, rpc: Rpc<In, Out>, provider: ProviderId, args: &In) -> Self {
         let mut body = Draft::behind(Buffer::room_for(REQUEST_HEADER, ROOM));
         let id = rpc.id(provider);
+        let name = RpcName { name: rpc.name(), provider };
         let encode = || body.append(|bytes| codec::encode_into(args, bytes));
         let (encoded, content) = context::encoding(inner.protection, encode);
         let state = match encoded {
             Ok(()) => State::Unsent(body),
-            Err(source) => State::Failed(CallError::Encode { rpc: id, source }),
+            Err(source) => State::Failed(CallError::Encode { rpc: name, source }),
         };
         let sealed = SealedCall {
             timeout: inner.default_timeout,
             inner: Arc::clone(inner),
             rpc: id,
+            name,
             one_way: rpc.response_disabled(),
             content,
             state,
@@ -78,12 +80,12 @@ impl<Out: DeserializeOwned> Call<Out> {
     /// # Panics
     /// Inside an asynchronous handler, when a session has to be made or waited for.
     pub fn wait(mut self) -> Result<Out, CallError> {
-        let rpc = self.sealed.rpc;
+        let rpc = self.sealed.name;
         self.sealed.wait(|body| decode(rpc, body))?
     }
 }
 
-fn decode<Out: DeserializeOwned>(rpc: RpcId, body: &[u8]) -> Result<Out, CallError> {
+fn decode<Out: DeserializeOwned>(rpc: RpcName, body: &[u8]) -> Result<Out, CallError> {
     codec::from_slice(body).map_err(|source| CallError::Decode { rpc, source })
 }
 
@@ -91,7 +93,7 @@ impl<Out: DeserializeOwned> Future for Call<Out> {
     type Output = Result<Out, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let rpc = self.sealed.rpc;
+        let rpc = self.sealed.name;
         self.sealed.poll(cx, |body| decode(rpc, body)).map(|result| result?)
     }
 }
@@ -109,6 +111,7 @@ impl<Out> fmt::Debug for Call<Out> {
 struct SealedCall {
     inner: Arc<Inner>,
     rpc: RpcId,
+    name: RpcName,
     one_way: bool,
     content: Content,
     timeout: Duration,
@@ -238,7 +241,7 @@ impl SealedCall {
             Ok(sealed) => sealed,
             Err(refused) => {
                 self.state = State::Failed(match refused {
-                    CallRefused::TooLarge { max, .. } => CallError::TooLarge { rpc: self.rpc, max },
+                    CallRefused::TooLarge { max, .. } => CallError::TooLarge { rpc: self.name, max },
                     CallRefused::Ended | CallRefused::Exhausted => {
                         live.spend();
                         CallError::SessionEnded
@@ -290,7 +293,7 @@ impl SealedCall {
             live.spend();
             return Err(CallError::SessionLost(self.inner.endpoint.address().clone()));
         }
-        let rpc = self.rpc;
+        let rpc = self.name;
         match live.session.open(call, &mut answer, clock::now()) {
             Ok(Reply::Result { body, content }) => {
                 live.confirm();

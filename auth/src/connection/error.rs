@@ -1,14 +1,31 @@
 //! What a client learns when something fails.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use margo_rs::{ConnectError, RpcId};
+use margo_rs::{ConnectError, ProviderId};
 
 use crate::clock::NoRandom;
 use crate::mechanism::MechanismError;
 use crate::protocol::client::HandshakeError;
 use crate::session;
+
+/// An RPC as its caller names it: `greet`, or `greet@7` of provider 7.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RpcName {
+    /// Its name.
+    pub name: &'static str,
+    /// Its provider.
+    pub provider: ProviderId,
+}
+
+impl fmt::Display for RpcName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        if self.provider == ProviderId::DEFAULT { Ok(()) } else { write!(f, "@{}", self.provider) }
+    }
+}
 
 /// Why there is no session. Nothing that was to be called in it was sent.
 #[derive(Debug, thiserror::Error)]
@@ -90,13 +107,13 @@ pub enum CallError {
     #[error("the answer to {rpc} was tampered with: {source}")]
     Tampered {
         /// The RPC.
-        rpc: RpcId,
+        rpc: RpcName,
         /// What is wrong with it.
         source: session::ReplyRefused,
     },
     /// This user may not call this.
     #[error("not allowed to call {0}")]
-    Denied(RpcId),
+    Denied(RpcName),
     /// Too many calls are in flight in this session; the call was not served.
     #[error("the server is busy; try again after {retry_after:?}")]
     Busy {
@@ -107,13 +124,13 @@ pub enum CallError {
     #[error("arguments or result of {rpc} are longer than the {max} bytes of this session")]
     TooLarge {
         /// The RPC.
-        rpc: RpcId,
+        rpc: RpcName,
         /// The limit.
         max: u32,
     },
     /// The server has no such RPC.
     #[error("no RPC {0} here")]
-    NoSuchRpc(RpcId),
+    NoSuchRpc(RpcName),
     /// The session ended before the call was sent; the next call makes a new one.
     #[error("the session ended before the call was sent; call again")]
     SessionEnded,
@@ -121,7 +138,7 @@ pub enum CallError {
     #[error("arguments of {rpc} cannot be encoded: {source}")]
     Encode {
         /// The RPC.
-        rpc: RpcId,
+        rpc: RpcName,
         /// The reason.
         source: margo_rs::codec::EncodeError,
     },
@@ -138,7 +155,7 @@ pub enum CallError {
     #[error("result of {rpc} cannot be decoded: {source}")]
     Decode {
         /// The RPC.
-        rpc: RpcId,
+        rpc: RpcName,
         /// The reason.
         source: margo_rs::codec::DecodeError,
     },

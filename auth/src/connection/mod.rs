@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 pub use builder::ConnectionBuilder;
 pub use call::Call;
-pub use error::{CallError, OpenError};
+pub use error::{CallError, OpenError, RpcName};
 
 use lane::{Fitness, Lane, Live, Ticket};
 
