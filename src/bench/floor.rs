@@ -40,7 +40,11 @@ pub(super) struct Arguments {
 /// Measures the floor of the case: the better of spinning without end and of giving the processor to others between
 /// two looks, which is slower unless others want it.
 pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    if is_processor_shared(options) {
+    let shared = match options.pin {
+        Some(pins) => pins.client == pins.server,
+        None => machine::processors() == 1,
+    };
+    if shared {
         // Without giving way, each would use up its time slice before the other can answer.
         return measure_spinning(options, case, span, true);
     }
@@ -48,14 +52,6 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
     let greedy = measure_spinning(options, case, half, false)?;
     let polite = measure_spinning(options, case, half, true)?;
     Ok(case.aspect().better(greedy, polite))
-}
-
-/// Whether both processes run on the same processor.
-pub(super) fn is_processor_shared(options: &Options) -> bool {
-    match options.pin {
-        Some(pins) => pins.client == pins.server,
-        None => machine::processors() == 1,
-    }
 }
 
 fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> Outcome<Sample> {

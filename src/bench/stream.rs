@@ -1,5 +1,6 @@
 //! The floor of bulk transfers over TCP: bytes that stream one way over a bare socket, without a pause between one
-//! transfer's worth and the next, into a buffer of the transfer's size. Two processes that never sleep.
+//! transfer's worth and the next, into a buffer of the transfer's size. Two processes that never sleep, and let others
+//! have the processor when there is nothing to do, as engines do.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -27,22 +28,11 @@ pub(super) struct Arguments {
     receive: bool,
     #[arg(long)]
     pin: Option<usize>,
-    /// Let others have the processor between two looks
-    #[arg(long)]
-    polite: bool,
 }
 
-/// Measures the floor of the case: the better of spinning with and without giving the processor to others.
+/// Measures the floor of the case. It takes one measurement as the case does, not the better of two: on a busy machine
+/// the choice alone would be worth some tenths.
 pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    let half = Span { duration: span.duration / 2, ..span };
-    let polite = measure_spinning(options, case, half, true)?;
-    if floor::is_processor_shared(options) {
-        return Ok(polite);
-    }
-    Ok(case.aspect().better(measure_spinning(options, case, half, false)?, polite))
-}
-
-fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> Outcome<Sample> {
     let [size, pin] = [case.size, options.pin.map_or(0, |pins| pins.server)].map(|number| number.to_string());
     let mut arguments = vec!["stream", "--size", &size];
     if case.kind == Kind::Push {
@@ -51,13 +41,10 @@ fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> 
     if options.pin.is_some() {
         arguments.extend(["--pin", &pin]);
     }
-    if polite {
-        arguments.push("--polite");
-    }
     let mut server = Server::start(&arguments)?;
     let client = || {
         let stream = floor::ready(TcpStream::connect(server.address())?)?;
-        let mut client = Streaming::new(stream, case.size, case.kind == Kind::Pull, polite);
+        let mut client = Streaming::new(stream, case.size, case.kind == Kind::Pull);
         client.run_for(span.warmup)?;
         client.run_for(span.duration)
     };
@@ -77,7 +64,7 @@ pub(super) fn serve(arguments: &Arguments) -> Outcome {
     };
     let listener = process::announce(listen(), |(_, address)| address.clone()).0;
     let stream = floor::ready(listener.accept()?.0)?;
-    let mut streaming = Streaming::new(stream, arguments.size, arguments.receive, arguments.polite);
+    let mut streaming = Streaming::new(stream, arguments.size, arguments.receive);
     loop {
         match streaming.turn() {
             Ok(_) => {}
@@ -105,8 +92,8 @@ struct Streaming {
 }
 
 impl Streaming {
-    fn new(stream: TcpStream, size: usize, receives: bool, polite: bool) -> Self {
-        Self { stream, buffer: vec![0x5a; size], at: 0, receives, waiting: Waiting::new(polite) }
+    fn new(stream: TcpStream, size: usize, receives: bool) -> Self {
+        Self { stream, buffer: vec![0x5a; size], at: 0, receives, waiting: Waiting::new(true) }
     }
 
     fn run_for(&mut self, duration: Duration) -> Outcome<Sample> {
