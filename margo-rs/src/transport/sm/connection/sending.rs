@@ -1,0 +1,192 @@
+//! The writing half of a connection.
+
+use super::super::ring::{Broken, Producer};
+use super::super::segment::Segment;
+use super::{Connection, Outbox, PROTOCOL_ERROR, UNREAD};
+use crate::transport::Flush;
+use crate::wire::{Header, Kind, RequestHead};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A payload up to this size goes straight into the ring if there is room and nothing waits, in bytes. Longer ones take
+/// turns with others.
+const DIRECT_MAX: usize = 16 * 1024;
+
+/// What is left to do after a message was put into the ring: the peer is to be woken, or it broke the rules.
+pub(super) type Ringing = Result<bool, Broken>;
+
+impl Outbox {
+    /// Puts a small request straight into the ring. `None` if it must queue.
+    pub(super) fn send_request(&mut self, call: u64, head: RequestHead, payload: &[u8]) -> Option<Ringing> {
+        let flags = if head.one_way { Header::ONE_WAY } else { 0 };
+        let length = (RequestHead::LEN + payload.len()) as u32;
+        self.send(payload, |producer| {
+            let mut bytes = [0; Header::LEN + RequestHead::LEN];
+            bytes[..Header::LEN].copy_from_slice(&Header { length, kind: Kind::Request, flags, call }.to_bytes());
+            bytes[Header::LEN..].copy_from_slice(&head.to_bytes());
+            producer.put(&bytes);
+        })
+    }
+
+    /// Puts a small response straight into the ring. `None` if it must queue.
+    pub(super) fn send_response(&mut self, call: u64, payload: &[u8]) -> Option<Ringing> {
+        let length = payload.len() as u32;
+        self.send(payload, |producer| {
+            producer.put(&Header { length, kind: Kind::Response, flags: 0, call }.to_bytes());
+        })
+    }
+
+    fn send(&mut self, payload: &[u8], head: impl FnOnce(&mut Producer<Arc<Segment>>)) -> Option<Ringing> {
+        if payload.len() > DIRECT_MAX || !self.queue.is_empty() || !self.job.is_done() {
+            return None;
+        }
+        let writer = self.writer.as_mut()?;
+        let wanted = Header::LEN + RequestHead::LEN + payload.len();
+        match writer.producer.room(wanted) {
+            Ok(room) if room < wanted => return None,
+            Ok(_) => {}
+            Err(broken) => return Some(Err(broken)),
+        }
+        head(&mut writer.producer);
+        writer.producer.put(payload);
+        writer.producer.publish();
+        Some(Ok(writer.lane.bell.must_ring()))
+    }
+}
+
+impl Connection {
+    pub(super) fn after_direct(&self, ringing: Ringing) {
+        match ringing {
+            Ok(false) => {}
+            Ok(true) => self.socket.ring(),
+            Err(broken) => self.fail_broken(broken),
+        }
+    }
+
+    /// The peer broke the rules of the ring.
+    pub(super) fn fail_broken(&self, Broken(what): Broken) {
+        self.fail(&format!("{PROTOCOL_ERROR}: {what}"));
+    }
+
+    /// Writes what is queued until the ring is full.
+    pub(super) fn write_out(&self) {
+        let mut outbox = self.outbox.lock();
+        match self.write_queued(&mut outbox) {
+            Ok((wrote, ringing)) => {
+                let resumes = wrote && outbox.reading_paused && !outbox.queue.has_responses_beyond(self.max_queued / 2);
+                if resumes {
+                    outbox.reading_paused = false;
+                }
+                drop(outbox);
+                if ringing {
+                    self.socket.ring();
+                }
+                if resumes && let Some(shared) = self.shared.upgrade() {
+                    shared.mark_ready(self.token);
+                }
+            }
+            Err(broken) => {
+                drop(outbox);
+                self.fail_broken(broken);
+            }
+        }
+    }
+
+    /// Says whether anything was written, and whether the peer is to be woken for it.
+    fn write_queued(&self, outbox: &mut Outbox) -> Result<(bool, bool), Broken> {
+        let Outbox { queue, job, writer, .. } = outbox;
+        let Some(writer) = writer.as_mut() else { return Ok((false, false)) };
+        let mut wrote = false;
+        let blocked = loop {
+            if job.is_done() {
+                queue.written(job);
+                if !queue.next_write(job) {
+                    break false;
+                }
+            }
+            let [head, chunk] = job.slices();
+            let mut count = writer.producer.write(head)?;
+            if count == head.len() {
+                count += writer.producer.write(chunk)?;
+            }
+            if count == 0 {
+                break true;
+            }
+            job.advance(count);
+            wrote = true;
+        };
+        if blocked && !self.blocked.swap(true, Ordering::SeqCst) {
+            self.note_blocked(&writer.lane);
+        } else if !blocked {
+            self.blocked.store(false, Ordering::SeqCst);
+        }
+        Ok((wrote, wrote && writer.lane.bell.must_ring()))
+    }
+
+    /// Whoever polls must look for room from now on, also if it sleeps right now; and for how long there is none.
+    fn note_blocked(&self, lane: &super::Lane) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        shared.attend(self.token);
+        if !self.watched_blocked.swap(true, Ordering::AcqRel) {
+            self.taken.store(lane.read_by_peer(), Ordering::Relaxed);
+            shared.watch_unread(self.token);
+        }
+    }
+
+    /// Whether something waits for room in the ring.
+    pub(in super::super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::SeqCst)
+    }
+
+    /// Whether there is room for what waits; also if the peer breaks the rules, which the next write finds out.
+    pub(in super::super) fn has_room(&self) -> bool {
+        let mut outbox = self.outbox.lock();
+        outbox.writer.as_mut().is_some_and(|writer| writer.producer.room(1) != Ok(0))
+    }
+
+    /// Whether somebody looks whether the peer reads.
+    pub(in super::super) fn is_watched_for_reading(&self) -> bool {
+        self.watched_blocked.load(Ordering::Acquire)
+    }
+
+    /// Looks, after the time that a peer may read nothing, whether it did. `true` to look again after the same time.
+    pub(in super::super) fn check_reading(&self) -> bool {
+        let lane = self.lane();
+        let Some(lane) = lane.filter(|_| self.is_blocked()) else {
+            self.watched_blocked.store(false, Ordering::Release);
+            return false;
+        };
+        let taken = lane.read_by_peer();
+        if self.taken.swap(taken, Ordering::Relaxed) == taken {
+            self.fail(UNREAD);
+            return false;
+        }
+        true
+    }
+
+    /// Flushes now, or puts the connection on the list for the next poll.
+    pub(super) fn schedule(&self, flush: Flush) {
+        match flush {
+            Flush::Now => self.write_out(),
+            Flush::Later => {
+                if !self.listed.swap(true, Ordering::AcqRel)
+                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
+                {
+                    shared.list_dirty(this);
+                }
+            }
+        }
+    }
+
+    /// Writes out as a member of the list that [`Flush::Later`] fills.
+    pub(in super::super) fn flush_listed(&self) {
+        self.listed.store(false, Ordering::Release);
+        self.write_out();
+    }
+
+    /// Tells the peer to send no further requests.
+    pub(in super::super) fn go_away(&self) {
+        self.outbox.lock().queue.go_away();
+        self.write_out();
+    }
+}
