@@ -70,6 +70,8 @@ pub(super) struct Connection {
     listed: AtomicBool,
     /// Something waits for room in the ring.
     blocked: AtomicBool,
+    /// Requests sent that want a response; changed under the lock of the outbox.
+    requests: AtomicU64,
     /// Bytes read, and whether somebody looks whether they grow.
     read: AtomicU64,
     seen: AtomicU64,
@@ -88,6 +90,8 @@ pub(super) struct Connection {
 pub(super) struct Lane {
     pub(super) peer: Arc<Segment>,
     pub(super) bell: Bell<Arc<Segment>>,
+    /// How far the peer's ring was read.
+    pub(super) position: AtomicU64,
 }
 
 struct Outbox {
@@ -117,6 +121,8 @@ enum Inbox {
         events: Arc<dyn LinkEvents>,
         /// What was read when the peer was last woken because it waited for room.
         room_shown: u64,
+        /// Responses read.
+        answers: u64,
     },
     Closed,
 }
@@ -184,6 +190,7 @@ impl Connection {
             inbox: Mutex::new(Inbox::Greeting),
             listed: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             watched: AtomicBool::new(false),
@@ -299,7 +306,11 @@ impl Connection {
             self.greet(&shared).map_err(|error| error.to_string())?;
         }
         let own = self.outbox.lock().own.take().ok_or("the connection was closed")?;
-        let lane = Arc::new(Lane { bell: Bell::new(own.clone(), peer.clone()), peer: peer.clone() });
+        let lane = Arc::new(Lane {
+            bell: Bell::new(own.clone(), peer.clone()),
+            peer: peer.clone(),
+            position: AtomicU64::new(0),
+        });
         let known = self.events.lock().clone();
         let events = match known {
             Some(events) => events,
@@ -322,6 +333,7 @@ impl Connection {
             rest: Vec::new(),
             events: events.clone(),
             room_shown: 0,
+            answers: 0,
         };
         if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // Closed meanwhile, perhaps before it was known whom to tell.
@@ -423,6 +435,9 @@ impl Link for Connection {
 
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
         let mut outbox = self.outbox.lock();
+        if !head.one_way {
+            self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
         if let Some(ringing) = outbox.send_request(call.0, head, &payload) {
             drop(outbox);
             return self.after_direct(ringing);

@@ -12,13 +12,15 @@ mod connection;
 mod location;
 mod memory;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod segment;
 mod socket;
 
 use self::connection::{Connection, Lane, ReadOutcome};
 use self::location::Listener;
 use self::memory::fence;
-use self::ring::{Seen, Words};
+use self::ring::{Lookout, RECORD_MAX, Words};
 use super::poller::{HANGUP, Poller};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
@@ -40,8 +42,6 @@ pub(crate) use self::location::{PROTOCOL, resolve};
 
 /// The listener's token.
 const LISTENER: u64 = 1;
-/// Bytes read at a time.
-const SCRATCH: usize = 64 * 1024;
 /// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
 const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 /// Connections accepted in one poll.
@@ -52,7 +52,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
 /// Looks at the active links in one poll in which nothing is found: about a microsecond, since a peer that is at work
 /// answers within that, and everything else costs more.
-const LOOKS: u32 = 32;
+const LOOKS: u32 = 128;
 /// While links are busy, the sockets are asked this rarely, in polls that found something...
 const EPOLL_EVERY: u32 = 256;
 /// ...of which one that found nothing counts as so many.
@@ -139,7 +139,7 @@ struct Polling {
 struct Active {
     connection: Arc<Connection>,
     lane: Arc<Lane>,
-    seen: Seen,
+    lookout: Lookout,
     /// There was more than could be handled at a time.
     more: bool,
     /// Something came since the last search for links that are no longer in use.
@@ -200,7 +200,7 @@ impl SmTransport {
             timers: Mutex::new(BinaryHeap::new()),
             parked: AtomicBool::new(false),
             polling: Mutex::new(Polling {
-                scratch: vec![0; SCRATCH].into_boxed_slice(),
+                scratch: vec![0; RECORD_MAX].into_boxed_slice(),
                 active: Vec::new(),
                 armed: false,
                 looks: if processors > 1 { LOOKS } else { 1 },
@@ -394,9 +394,10 @@ impl Shared {
     }
 
     fn flush_dirty(&self, polling: &mut Polling) -> bool {
-        if !self.some_dirty.swap(false, Ordering::AcqRel) {
+        if !self.some_dirty.load(Ordering::Relaxed) {
             return false;
         }
+        self.some_dirty.store(false, Ordering::Release);
         std::mem::swap(&mut *self.dirty.lock(), &mut polling.dirty);
         let some = !polling.dirty.is_empty();
         for connection in polling.dirty.drain(..) {
@@ -459,12 +460,9 @@ impl Shared {
             if !connection.is_up() {
                 continue;
             }
-            others |= self.activate(polling, &connection);
-            let outcome = connection.attend(&mut polling.scratch);
-            if outcome == ReadOutcome::MoreToCome {
-                self.list_ready(token);
-            }
-            progress |= outcome != ReadOutcome::Nothing;
+            let Some((at, is_new)) = self.activate(polling, &connection) else { continue };
+            others |= is_new;
+            progress |= polling.active[at].attend(&mut polling.scratch);
         }
         polling.ready = ready;
         polling.epoll_every =
@@ -474,16 +472,16 @@ impl Shared {
         progress
     }
 
-    /// Has a link looked at in every poll from now on. `true` if it was not before.
-    fn activate(&self, polling: &mut Polling, connection: &Arc<Connection>) -> bool {
+    /// Has a link looked at in every poll from now on. Says where it is in the list, and whether it was not before.
+    fn activate(&self, polling: &mut Polling, connection: &Arc<Connection>) -> Option<(usize, bool)> {
         let known = polling.active.iter().position(|active| active.connection.token == connection.token);
         let is_new = known.is_none();
         let at = match known {
             Some(at) => at,
             None => {
-                let Some(lane) = connection.lane() else { return false };
-                let seen = Seen::default();
-                polling.active.push(Active { connection: connection.clone(), lane, seen, more: false, used: true });
+                let (connection, lane) = (connection.clone(), connection.lane()?);
+                let lookout = Lookout::default();
+                polling.active.push(Active { connection, lane, lookout, more: false, used: true });
                 polling.active.len() - 1
             }
         };
@@ -497,7 +495,7 @@ impl Shared {
         } else if is_new {
             active.lane.bell.disarm();
         }
-        is_new
+        Some((at, is_new))
     }
 
     /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
@@ -529,13 +527,9 @@ impl Polling {
         let mut progress = false;
         for active in &mut self.active {
             let blocked = active.connection.is_blocked();
-            if !active.seen.take_news(active.lane.peer.words(), blocked) && !active.more {
-                continue;
+            if active.lookout.has_news(active.lane.peer.words(), blocked) || active.more {
+                progress |= active.attend(&mut self.scratch);
             }
-            let outcome = active.connection.attend(&mut self.scratch);
-            active.more = outcome == ReadOutcome::MoreToCome;
-            active.used |= outcome != ReadOutcome::Nothing;
-            progress |= outcome != ReadOutcome::Nothing;
         }
         if self.active.len() > ACTIVE_KEPT {
             self.looked += 1;
@@ -585,9 +579,20 @@ impl Polling {
 }
 
 impl Active {
+    /// Goes on with what there is. `true` if that was anything.
+    fn attend(&mut self, scratch: &mut [u8]) -> bool {
+        let outcome = self.connection.attend(scratch);
+        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_overfull());
+        self.more = outcome == ReadOutcome::MoreToCome;
+        self.used |= outcome != ReadOutcome::Nothing;
+        outcome != ReadOutcome::Nothing
+    }
+
     fn has_work(&self) -> bool {
-        let blocked = self.connection.is_blocked();
-        self.more || self.seen.has_news(self.lane.peer.words(), blocked) || blocked && self.connection.has_room()
+        self.more
+            || self.lookout.has_record(self.lane.peer.words())
+            || self.lookout.has_changed_bell(self.lane.peer.words())
+            || self.connection.is_blocked() && self.connection.has_room()
     }
 }
 

@@ -1,39 +1,44 @@
-//! A ring of bytes from one process to another, and the bell by which a sleeping one is woken.
+//! A ring of records from one process to another, and the bell by which a sleeping one is woken.
 //!
 //! Each side has a segment of words that it alone writes and the other can only read:
 //!
 //! ```text
-//! word 0                  tail: bytes that the owner has put into its ring, ever
-//! word 1                  bell: bit 0 the owner sleeps, bit 1 it waits for room, the rest grows with each time
+//! word 0                  bell: bit 0 the owner sleeps, bit 1 it waits for room, the rest grows with each time
 //! word CONTROL_WORDS / 2  head: bytes that the owner has taken out of the other's ring, ever
-//! from CONTROL_WORDS on   the data, a power of two of bytes, little-endian in each word
+//! from CONTROL_WORDS on   the ring, a power of two of bytes
 //! ```
 //!
+//! A record starts on a line of 64 bytes: a word with its length and bit 63, then so many bytes, little-endian in each
+//! word. The word after the last record is 0, and is so before that record can be seen. So a reader looks at the very
+//! line that holds the message, and a short message costs the transfer of no other; and nothing that was in the ring
+//! before can be taken for a record.
+//!
 //! Everything read from the other's segment is written by another process, which may lie and may change it at any time.
-//! A counter is loaded once and checked before it is used, data is copied out before anybody looks at it, and all loads
-//! are atomic, so that there is no data race whatever the other does. Loads are relaxed with a fence behind them: only
-//! those may be done on memory that is mapped read-only.
+//! A counter or length is loaded once and checked before it is used, data is copied out before anybody looks at it, and
+//! all loads are atomic, so that there is no data race whatever the other does. Loads are relaxed with a fence behind
+//! them: only those may be done on memory that is mapped read-only.
 //!
 //! Generic over where the words are: shared memory, the heap, or a model of either.
 
 use super::memory::{AtomicU64, CONTROL_WORDS, Ordering, fence};
 use std::sync::Arc;
 
-const TAIL: usize = 0;
-const BELL: usize = 1;
-const HEAD: usize = CONTROL_WORDS / 2;
-const WORD: usize = 8;
-
-/// The counters are brought up to date at least this often while much is copied, in bytes: the two sides copy at the
-/// same time.
-const STEP: usize = 16 * 1024;
+const BELL: usize = 0;
+pub(super) const HEAD: usize = CONTROL_WORDS / 2;
+pub(super) const WORD: usize = 8;
+/// Records start at multiples of this, in bytes.
+pub(super) const LINE: usize = 64;
+/// Largest record with its first word, in bytes. Both sides copy at the same time when much is sent.
+pub(super) const RECORD_MAX: usize = 16 * 1024;
+/// Set in the first word of a record.
+pub(super) const PRESENT: u64 = 1 << 63;
 
 const ASLEEP: u64 = 1;
 const WANTS_ROOM: u64 = 2;
 /// One more in the part of the bell that grows.
 const TURN: u64 = 4;
 
-/// The peer's counters say what cannot be.
+/// The peer's words say what cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken(pub(super) &'static str);
 
@@ -60,12 +65,17 @@ fn load(words: &[AtomicU64], at: usize) -> u64 {
     value
 }
 
+/// What a record of so many bytes takes up.
+fn footprint(length: usize) -> usize {
+    (WORD + length).next_multiple_of(LINE)
+}
+
 /// The writing end.
 #[derive(Debug)]
 pub(super) struct Producer<M> {
     own: M,
     peer: M,
-    /// Bytes written: `head <= tail <= head + capacity`.
+    /// Bytes written: `head <= tail <= head + capacity - LINE`, a multiple of a line.
     tail: u64,
     /// What the peer was last seen to have read.
     head: u64,
@@ -77,76 +87,76 @@ impl<M: Words> Producer<M> {
         Self { own, peer, tail: 0, head: 0 }
     }
 
-    /// Bytes that fit. Looks at what the peer has read only if fewer than `wanted` fit without that.
+    /// Longest record that fits, up to `wanted` bytes; 0 if none does. Looks at what the peer has read only if there is
+    /// too little room without that.
     pub(super) fn room(&mut self, wanted: usize) -> Result<usize, Broken> {
         let capacity = capacity(self.own.words()) as u64;
+        let wanted = wanted.min(RECORD_MAX - WORD);
+        // The line behind the record is needed too.
+        let needed = (footprint(wanted) + LINE) as u64;
         let mut used = self.tail - self.head;
-        if capacity - used < wanted as u64 {
+        if capacity - used < needed {
             let head = load(self.peer.words(), HEAD);
             used = self.tail.wrapping_sub(head);
-            if used > capacity {
+            if used > capacity - LINE as u64 || head % LINE as u64 != 0 {
                 return Err(Broken("it has read what was never written"));
             }
             self.head = head;
         }
-        Ok((capacity - used) as usize)
+        let free = (capacity - used) as usize;
+        Ok(wanted.min(free.saturating_sub(LINE + WORD)))
     }
 
-    /// Writes what fits of `bytes` and shows it to the peer. Returns how many bytes that was.
+    /// Writes what fits of `bytes`. Returns how many bytes that was.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, Broken> {
         let mut written = 0;
         while written < bytes.len() {
-            let left = &bytes[written..];
-            let room = self.room(left.len().min(STEP))?;
-            let count = room.min(left.len()).min(STEP);
+            let count = self.room(bytes.len() - written)?;
             if count == 0 {
                 break;
             }
-            self.put(&left[..count]);
-            self.publish();
+            self.put([&bytes[written..written + count], &[]]);
             written += count;
         }
         Ok(written)
     }
 
-    /// Writes bytes that [`Producer::room`] has found room for, and shows them to nobody yet.
-    pub(super) fn put(&mut self, mut bytes: &[u8]) {
-        let data = &self.own.words()[CONTROL_WORDS..];
-        let mask = data.len() * WORD - 1;
-        debug_assert!(bytes.len() as u64 <= data.len() as u64 * WORD as u64 - (self.tail - self.head));
-        let mut at = self.tail as usize & mask;
-        self.tail += bytes.len() as u64;
-        if at % WORD != 0 {
-            let (part, rest) = bytes.split_at(bytes.len().min(WORD - at % WORD));
-            merge(&data[at / WORD], at % WORD, part);
-            at = (at + part.len()) & mask;
-            bytes = rest;
+    /// Writes a record of both parts, of which the first, if the second is not empty, has whole words. To be called with
+    /// as many bytes as [`Producer::room`] has found room for, and at least one.
+    pub(super) fn put(&mut self, parts: [&[u8]; 2]) {
+        let ring = &self.own.words()[CONTROL_WORDS..];
+        let mask = ring.len() - 1;
+        let length = parts[0].len() + parts[1].len();
+        let start = self.tail as usize / WORD & mask;
+        debug_assert!(length > 0 && (parts[1].is_empty() || parts[0].len() % WORD == 0));
+        let mut at = start + 1;
+        for part in parts {
+            at = store(ring, at & mask, part);
         }
-        while bytes.len() >= WORD {
-            let words = &data[at / WORD..];
-            let (whole, rest) = bytes.split_at((bytes.len() / WORD).min(words.len()) * WORD);
-            for (word, bytes) in words.iter().zip(whole.chunks_exact(WORD)) {
-                word.store(u64::from_le_bytes(bytes.try_into().unwrap_or_default()), Ordering::Relaxed);
-            }
-            at = (at + whole.len()) & mask;
-            bytes = rest;
-        }
-        if !bytes.is_empty() {
-            merge(&data[at / WORD], 0, bytes);
-        }
-    }
-
-    /// Shows the peer everything written.
-    pub(super) fn publish(&self) {
-        self.own.words()[TAIL].store(self.tail, Ordering::Release);
+        self.tail += footprint(length) as u64;
+        ring[self.tail as usize / WORD & mask].store(0, Ordering::Relaxed);
+        ring[start].store(PRESENT | length as u64, Ordering::Release);
     }
 }
 
-/// Puts some bytes into a word of our own, behind `offset` others that stay as they are.
-fn merge(word: &AtomicU64, offset: usize, bytes: &[u8]) {
-    let mut whole = word.load(Ordering::Relaxed).to_le_bytes();
-    whole[offset..offset + bytes.len()].copy_from_slice(bytes);
-    word.store(u64::from_le_bytes(whole), Ordering::Relaxed);
+/// Stores bytes from word `at` on, around the end of the ring; returns the word behind them.
+fn store(ring: &[AtomicU64], mut at: usize, mut bytes: &[u8]) -> usize {
+    while bytes.len() >= WORD {
+        let words = &ring[at..];
+        let (whole, rest) = bytes.split_at((bytes.len() / WORD).min(words.len()) * WORD);
+        for (word, bytes) in words.iter().zip(whole.chunks_exact(WORD)) {
+            word.store(u64::from_le_bytes(bytes.try_into().unwrap_or_default()), Ordering::Relaxed);
+        }
+        at = (at + whole.len() / WORD) & (ring.len() - 1);
+        bytes = rest;
+    }
+    if !bytes.is_empty() {
+        let mut last = [0; WORD];
+        last[..bytes.len()].copy_from_slice(bytes);
+        ring[at].store(u64::from_le_bytes(last), Ordering::Relaxed);
+        at += 1;
+    }
+    at
 }
 
 /// The reading end.
@@ -154,7 +164,7 @@ fn merge(word: &AtomicU64, offset: usize, bytes: &[u8]) {
 pub(super) struct Consumer<M> {
     own: M,
     peer: M,
-    /// Bytes read.
+    /// Bytes read, a multiple of a line.
     head: u64,
 }
 
@@ -164,65 +174,48 @@ impl<M: Words> Consumer<M> {
         Self { own, peer, head: 0 }
     }
 
-    /// Bytes read, ever.
+    /// Bytes of the ring read, ever.
     pub(super) fn head(&self) -> u64 {
         self.head
     }
 
-    /// Bytes that can be read.
-    pub(super) fn available(&self) -> Result<usize, Broken> {
-        let count = load(self.peer.words(), TAIL).wrapping_sub(self.head);
-        if count > capacity(self.peer.words()) as u64 {
-            return Err(Broken("it has written more than the ring holds"));
-        }
-        Ok(count as usize)
-    }
-
-    /// Reads what is there, as far as it fits into `into`, and gives the room back. Returns how many bytes that was.
+    /// Reads the next record, if there is one, into `into`, which has room for one of [`RECORD_MAX`], and gives its room
+    /// back. Returns how many bytes it has; 0 if there is none.
     pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
-        let mut read = 0;
-        loop {
-            let count = self.available()?.min(into.len() - read);
-            if count == 0 {
-                return Ok(read);
-            }
-            for piece in into[read..read + count].chunks_mut(STEP) {
-                self.take(piece);
-                self.own.words()[HEAD].store(self.head, Ordering::Release);
-            }
-            read += count;
+        let ring = &self.peer.words()[CONTROL_WORDS..];
+        let mask = ring.len() - 1;
+        let start = self.head as usize / WORD & mask;
+        let first = load(ring, start);
+        if first == 0 {
+            return Ok(0);
         }
+        let length = (first & !PRESENT) as usize;
+        let possible = 1..=(RECORD_MAX - WORD).min(ring.len() * WORD - LINE - WORD);
+        if first & PRESENT == 0 || !possible.contains(&length) {
+            return Err(Broken("a record has an impossible length"));
+        }
+        take(ring, (start + 1) & mask, &mut into[..length]);
+        self.head += footprint(length) as u64;
+        self.own.words()[HEAD].store(self.head, Ordering::Release);
+        Ok(length)
     }
+}
 
-    /// Copies bytes that [`Consumer::available`] has seen.
-    fn take(&mut self, mut into: &mut [u8]) {
-        let data = &self.peer.words()[CONTROL_WORDS..];
-        let mask = data.len() * WORD - 1;
-        let mut at = self.head as usize & mask;
-        self.head += into.len() as u64;
-        if at % WORD != 0 {
-            let count = into.len().min(WORD - at % WORD);
-            let (part, rest) = into.split_at_mut(count);
-            let word = data[at / WORD].load(Ordering::Relaxed).to_le_bytes();
-            part.copy_from_slice(&word[at % WORD..at % WORD + count]);
-            at = (at + count) & mask;
-            into = rest;
+/// Copies bytes from word `at` on, around the end of the ring.
+fn take(ring: &[AtomicU64], mut at: usize, mut into: &mut [u8]) {
+    while into.len() >= WORD {
+        let words = &ring[at..];
+        let (whole, rest) = into.split_at_mut((into.len() / WORD).min(words.len()) * WORD);
+        for (word, bytes) in words.iter().zip(whole.chunks_exact_mut(WORD)) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
         }
-        while into.len() >= WORD {
-            let words = &data[at / WORD..];
-            let count = (into.len() / WORD).min(words.len()) * WORD;
-            let (whole, rest) = into.split_at_mut(count);
-            for (word, bytes) in words.iter().zip(whole.chunks_exact_mut(WORD)) {
-                bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
-            }
-            at = (at + count) & mask;
-            into = rest;
-        }
-        if !into.is_empty() {
-            let word = data[at / WORD].load(Ordering::Relaxed).to_le_bytes();
-            let count = into.len();
-            into.copy_from_slice(&word[..count]);
-        }
+        at = (at + whole.len() / WORD) & (ring.len() - 1);
+        into = rest;
+    }
+    if !into.is_empty() {
+        let last = ring[at].load(Ordering::Relaxed).to_le_bytes();
+        let count = into.len();
+        into.copy_from_slice(&last[..count]);
     }
 }
 
@@ -278,33 +271,42 @@ pub(super) fn arm(own: &[AtomicU64], wants_room: bool) {
     own[BELL].store((bell & !(TURN - 1)).wrapping_add(TURN) | reasons, Ordering::Relaxed);
 }
 
-/// What was last seen of the peer's counters, for a cheap look at whether there is anything new.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    tail: u64,
+/// Where to look for something new, without what it takes to read it.
+#[derive(Debug, Default)]
+pub(super) struct Lookout {
+    /// The next record, as `head` of the reader.
+    next: u64,
+    /// It is there and was left there.
+    left: bool,
     bell: u64,
     head: u64,
 }
 
-impl Seen {
-    /// Whether the peer has written something, changed its bell, or, if that is asked for, read something.
-    pub(super) fn take_news(&mut self, peer: &[AtomicU64], waits_for_room: bool) -> bool {
-        let now = self.look(peer, waits_for_room);
-        let news = now != *self;
-        *self = now;
-        news
-    }
-
-    /// As [`Seen::take_news`], and does not take note of it.
-    pub(super) fn has_news(&self, peer: &[AtomicU64], waits_for_room: bool) -> bool {
-        self.look(peer, waits_for_room) != *self
-    }
-
-    fn look(&self, peer: &[AtomicU64], waits_for_room: bool) -> Self {
-        let tail = peer[TAIL].load(Ordering::Relaxed);
+impl Lookout {
+    /// Whether the peer has written something, changed its bell, or, if that is asked for, read something. What was
+    /// found once in the bell and what was read is not found again.
+    pub(super) fn has_news(&mut self, peer: &[AtomicU64], waits_for_room: bool) -> bool {
         let bell = peer[BELL].load(Ordering::Relaxed);
         let head = if waits_for_room { peer[HEAD].load(Ordering::Relaxed) } else { self.head };
-        Self { tail, bell, head }
+        let news = bell != self.bell || head != self.head;
+        (self.bell, self.head) = (bell, head);
+        news || self.has_record(peer)
+    }
+
+    /// Whether the peer has changed its bell since that was found.
+    pub(super) fn has_changed_bell(&self, peer: &[AtomicU64]) -> bool {
+        peer[BELL].load(Ordering::Relaxed) != self.bell
+    }
+
+    /// Whether there is a record that was not left there.
+    pub(super) fn has_record(&self, peer: &[AtomicU64]) -> bool {
+        let ring = &peer[CONTROL_WORDS..];
+        !self.left && ring[self.next as usize / WORD & (ring.len() - 1)].load(Ordering::Relaxed) != 0
+    }
+
+    /// Says how far was read, and that what comes next, if it is there, is not to be found again.
+    pub(super) fn read_to(&mut self, head: u64, left: bool) {
+        (self.next, self.left) = (head, left);
     }
 }
 

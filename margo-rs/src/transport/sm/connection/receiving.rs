@@ -1,6 +1,6 @@
 //! The reading half of a connection.
 
-use super::super::ring::Consumer;
+use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
 use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
 use crate::transport::{CallId, LinkEvents};
@@ -14,8 +14,6 @@ const READ_QUANTUM: usize = 2 * 1024 * 1024;
 /// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
 /// then must not keep what others could use.
 const PROGRESS_MIN: u64 = 256 * 1024;
-/// Copied at a time into a message that is not whole, in bytes: small enough to stay in the fastest cache on the way.
-const PIECE: usize = 8 * 1024;
 
 impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
@@ -34,59 +32,58 @@ impl Connection {
         if self.is_blocked() {
             self.write_out();
         }
-        let outcome = self.read(scratch);
-        if let Inbox::Up { consumer, lane, room_shown, .. } = &mut *self.inbox.lock()
-            && *room_shown != consumer.head()
-            && lane.bell.must_ring_for_room()
-        {
-            // Once for what was read so far: a peer that finds the ring still full would ask again and again.
-            *room_shown = consumer.head();
-            self.socket.ring();
-        }
-        outcome
+        self.read(scratch)
     }
 
     fn read_on(&self, scratch: &mut [u8]) -> ReadOutcome {
         let mut inbox = self.inbox.lock();
+        let outcome = self.read_within(&mut inbox, scratch);
+        match &mut *inbox {
+            _ if self.is_closed() => *inbox = Inbox::Closed,
+            Inbox::Up { consumer, lane, room_shown, .. } => {
+                lane.position.store(consumer.head(), Ordering::Relaxed);
+                if *room_shown != consumer.head() && lane.bell.must_ring_for_room() {
+                    // Once for what was read so far: a peer that finds the ring still full would ask again and again.
+                    *room_shown = consumer.head();
+                    self.socket.ring();
+                }
+            }
+            Inbox::Greeting | Inbox::Closed => {}
+        }
+        drop(inbox);
+        outcome.unwrap_or_else(|reason| {
+            self.fail(&reason);
+            ReadOutcome::Drained
+        })
+    }
+
+    /// Fails with the reason why the connection is over.
+    fn read_within(&self, inbox: &mut Inbox, scratch: &mut [u8]) -> Result<ReadOutcome, String> {
         let mut outcome = ReadOutcome::Nothing;
         let mut taken = 0;
+        let Inbox::Up { consumer, inbound, rest, events, answers, .. } = inbox else { return Ok(outcome) };
         loop {
             if self.is_closed() {
-                *inbox = Inbox::Closed;
-                return outcome;
+                return Ok(outcome);
             }
-            let Inbox::Up { consumer, inbound, rest, events, .. } = &mut *inbox else { return outcome };
-            if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
-                return outcome;
+            if self.is_overfull() && self.pause_reading() {
+                return Ok(outcome);
             }
             // The order matters: what is found after the peer has gone is all that there will be.
             let hangup = self.hangup.load(Ordering::Acquire);
-            match self.read_messages(consumer, inbound, rest, &**events, scratch) {
-                Ok(0) => {
-                    if hangup {
-                        drop(inbox);
-                        self.fail(CLOSED_BY_PEER);
-                        return ReadOutcome::Drained;
-                    }
-                    return outcome;
-                }
-                Ok(count) => {
-                    taken += count;
-                    outcome = ReadOutcome::Drained;
-                    self.read.fetch_add(count as u64, Ordering::Relaxed);
-                    self.note_mid_message(inbound.is_mid_message());
-                    if taken >= READ_QUANTUM {
-                        return ReadOutcome::MoreToCome;
-                    }
-                    if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
-                        return outcome;
-                    }
-                }
-                Err(reason) => {
-                    drop(inbox);
-                    self.fail(&reason);
-                    return ReadOutcome::Drained;
-                }
+            let answers_before = *answers;
+            let count = self.read_messages(consumer, inbound, rest, &**events, answers, scratch)?;
+            if count == 0 {
+                return if hangup { Err(CLOSED_BY_PEER.to_owned()) } else { Ok(outcome) };
+            }
+            taken += count;
+            outcome = ReadOutcome::Drained;
+            self.read.store(self.read.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+            self.note_mid_message(inbound.is_mid_message());
+            // Whoever waits for this answer should have it before anybody looks for what may come behind it.
+            let last_answer = *answers != answers_before && *answers >= self.requests.load(Ordering::Relaxed);
+            if taken >= READ_QUANTUM || last_answer {
+                return Ok(ReadOutcome::MoreToCome);
             }
         }
     }
@@ -98,14 +95,21 @@ impl Connection {
         inbound: &mut Inbound,
         rest: &mut Vec<u8>,
         events: &dyn LinkEvents,
+        answers: &mut u64,
         scratch: &mut [u8],
     ) -> Result<usize, String> {
         let mut sink = |event: Event<'_>| match event {
             Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
             Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
-            Event::Response(call, payload) => events.on_response(CallId(call), payload),
-            Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
+            Event::Response(call, payload) => {
+                *answers += 1;
+                events.on_response(CallId(call), payload);
+            }
+            Event::ResponseRefused(call, refusal) => {
+                *answers += 1;
+                events.on_refused(CallId(call), refusal);
+            }
             Event::Cancel(call) => {
                 self.outbox.lock().queue.abort_response(call);
                 events.on_cancel(CallId(call));
@@ -113,20 +117,13 @@ impl Connection {
             Event::GoAway => events.on_go_away(),
         };
         let wrong = |error: WireError| format!("{PROTOCOL_ERROR}: {error}");
-        let go_on = || !self.overfull.load(Ordering::Relaxed);
+        let go_on = || !self.is_overfull();
         if !rest.is_empty() {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(wrong)?;
             rest.drain(..count);
             return Ok(count);
         }
-        let broken = |error: super::super::ring::Broken| format!("{PROTOCOL_ERROR}: {}", error.0);
-        if let Some((into, most)) = inbound.direct() {
-            let most = most.min(PIECE).min(scratch.len());
-            let count = consumer.read(&mut scratch[..most]).map_err(broken)?;
-            into.extend_from_slice(&scratch[..count]);
-            inbound.direct_done(count, &mut sink).map_err(wrong)?;
-            return Ok(count);
-        }
+        let broken = |Broken(what)| format!("{PROTOCOL_ERROR}: {what}");
         let received = consumer.read(scratch).map_err(broken)?;
         let read = &scratch[..received];
         let count = inbound.handle_while(read, &mut sink, &go_on).map_err(wrong)?;
@@ -136,7 +133,9 @@ impl Connection {
 
     /// Has the progress of a message that is not whole watched.
     fn note_mid_message(&self, mid_message: bool) {
-        self.mid_message.store(mid_message, Ordering::Relaxed);
+        if mid_message != self.mid_message.load(Ordering::Relaxed) {
+            self.mid_message.store(mid_message, Ordering::Relaxed);
+        }
         if mid_message
             && !self.watched.swap(true, Ordering::AcqRel)
             && let Some(shared) = self.shared.upgrade()
@@ -165,6 +164,11 @@ impl Connection {
             return false;
         }
         true
+    }
+
+    /// Whether reading has stopped because too many responses wait, or is to find out whether it must.
+    pub(in super::super) fn is_overfull(&self) -> bool {
+        self.overfull.load(Ordering::Acquire)
     }
 
     /// Whether responses pile up because the peer does not read them: then it gets no further requests read.

@@ -1,16 +1,14 @@
 //! The writing half of a connection.
 
-use super::super::ring::{Broken, Producer};
-use super::super::segment::Segment;
+use super::super::ring::{Broken, RECORD_MAX};
 use super::{Connection, Outbox, PROTOCOL_ERROR, UNREAD};
 use crate::transport::Flush;
 use crate::wire::{Header, Kind, RequestHead};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A payload up to this size goes straight into the ring if there is room and nothing waits, in bytes. Longer ones take
-/// turns with others.
-const DIRECT_MAX: usize = 16 * 1024;
+/// A message up to this size goes straight into the ring if there is room and nothing waits, in bytes: as one record.
+/// Longer ones take turns with others.
+const DIRECT_MAX: usize = RECORD_MAX - 64;
 
 /// What is left to do after a message was put into the ring: the peer is to be woken, or it broke the rules.
 pub(super) type Ringing = Result<bool, Broken>;
@@ -20,36 +18,30 @@ impl Outbox {
     pub(super) fn send_request(&mut self, call: u64, head: RequestHead, payload: &[u8]) -> Option<Ringing> {
         let flags = if head.one_way { Header::ONE_WAY } else { 0 };
         let length = (RequestHead::LEN + payload.len()) as u32;
-        self.send(payload, |producer| {
-            let mut bytes = [0; Header::LEN + RequestHead::LEN];
-            bytes[..Header::LEN].copy_from_slice(&Header { length, kind: Kind::Request, flags, call }.to_bytes());
-            bytes[Header::LEN..].copy_from_slice(&head.to_bytes());
-            producer.put(&bytes);
-        })
+        let mut bytes = [0; Header::LEN + RequestHead::LEN];
+        bytes[..Header::LEN].copy_from_slice(&Header { length, kind: Kind::Request, flags, call }.to_bytes());
+        bytes[Header::LEN..].copy_from_slice(&head.to_bytes());
+        self.send(&bytes, payload)
     }
 
     /// Puts a small response straight into the ring. `None` if it must queue.
     pub(super) fn send_response(&mut self, call: u64, payload: &[u8]) -> Option<Ringing> {
         let length = payload.len() as u32;
-        self.send(payload, |producer| {
-            producer.put(&Header { length, kind: Kind::Response, flags: 0, call }.to_bytes());
-        })
+        self.send(&Header { length, kind: Kind::Response, flags: 0, call }.to_bytes(), payload)
     }
 
-    fn send(&mut self, payload: &[u8], head: impl FnOnce(&mut Producer<Arc<Segment>>)) -> Option<Ringing> {
-        if payload.len() > DIRECT_MAX || !self.queue.is_empty() || !self.job.is_done() {
+    fn send(&mut self, head: &[u8], payload: &[u8]) -> Option<Ringing> {
+        let wanted = head.len() + payload.len();
+        if wanted > DIRECT_MAX || !self.queue.is_empty() || !self.job.is_done() {
             return None;
         }
         let writer = self.writer.as_mut()?;
-        let wanted = Header::LEN + RequestHead::LEN + payload.len();
         match writer.producer.room(wanted) {
             Ok(room) if room < wanted => return None,
             Ok(_) => {}
             Err(broken) => return Some(Err(broken)),
         }
-        head(&mut writer.producer);
-        writer.producer.put(payload);
-        writer.producer.publish();
+        writer.producer.put([head, payload]);
         Some(Ok(writer.lane.bell.must_ring()))
     }
 }
