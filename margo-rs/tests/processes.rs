@@ -353,6 +353,8 @@ fn initiators_that_are_killed_leave_nothing_behind_in_the_owner(address: &str) {
     eventually(|| descriptors() <= fds + 30);
     assert!(resident() < bytes + size as u64 * 5, "{} bytes before, {} after", bytes, resident());
     assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
+}
+
 /// Kills at moments that differ from round to round, with large and small calls under way both ways.
 fn servers_killed_in_mid_call_leave_nothing_behind(address: &str) {
     let before = descriptors();

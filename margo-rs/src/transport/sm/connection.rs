@@ -10,9 +10,10 @@ use super::segment::Segment;
 use super::socket::{self, Drained, Socket};
 use crate::address::Address;
 use crate::buffer::Buffer;
+use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{FRAME_MAX, Hello, Inbound, Outbound, RequestHead, WriteJob};
+use crate::wire::{FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -70,6 +71,8 @@ pub(super) struct Connection {
     listed: AtomicBool,
     /// Something waits for room in the ring.
     blocked: AtomicBool,
+    /// Regions were taken back while they were being sent.
+    withdrawn: AtomicBool,
     /// Requests sent that want a response; changed under the lock of the outbox.
     requests: AtomicU64,
     /// Bytes read, and whether somebody looks whether they grow.
@@ -96,6 +99,7 @@ pub(super) struct Lane {
 
 struct Outbox {
     queue: Outbound,
+    transfers: Transfers,
     job: WriteJob,
     /// Our segment while the peer's is awaited.
     own: Option<Arc<Segment>>,
@@ -115,7 +119,7 @@ enum Inbox {
     Up {
         consumer: Consumer<Arc<Segment>>,
         lane: Arc<Lane>,
-        inbound: Inbound,
+        inbound: Box<Inbound>,
         /// Read and not handled yet, because responses pile up.
         rest: Vec<u8>,
         events: Arc<dyn LinkEvents>,
@@ -182,6 +186,7 @@ impl Connection {
             events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
                 queue: Outbound::new(FRAME_MAX),
+                transfers: Transfers::new(shared.limits.requests_borne()),
                 job: WriteJob::default(),
                 own: None,
                 writer: None,
@@ -190,6 +195,7 @@ impl Connection {
             inbox: Mutex::new(Inbox::Greeting),
             listed: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            withdrawn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             read: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -329,7 +335,7 @@ impl Connection {
         *self.inbox.lock() = Inbox::Up {
             consumer: Consumer::new(own, peer),
             lane,
-            inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()),
+            inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
             rest: Vec::new(),
             events: events.clone(),
             room_shown: 0,
@@ -404,6 +410,7 @@ impl Connection {
         }
         let mut outbox = self.outbox.lock();
         outbox.queue.clear();
+        outbox.transfers.clear();
         outbox.job = WriteJob::default();
         outbox.own = None;
         outbox.writer = None;
@@ -468,8 +475,26 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        self.outbox.lock().queue.cancel(call.0);
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !transfers.cancel(call.0, queue) {
+            queue.cancel(call.0);
+        }
+        drop(outbox);
         self.schedule(Flush::Now);
+    }
+
+    fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        let mut outbox = self.outbox.lock();
+        if self.is_closed() {
+            // The link's end is the transfer's, and has been told or is about to be.
+            return Ok(());
+        }
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        transfers.begin(call.0, transfer, queue)?;
+        drop(outbox);
+        self.schedule(flush);
+        Ok(())
     }
 
     fn flush(&self) {

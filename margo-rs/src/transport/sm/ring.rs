@@ -179,22 +179,32 @@ impl<M: Words> Consumer<M> {
         self.head
     }
 
-    /// Reads the next record, if there is one, into `into`, which has room for one of [`RECORD_MAX`], and gives its room
-    /// back. Returns how many bytes it has; 0 if there is none.
-    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+    /// Length of the next record, if there is one.
+    pub(super) fn next_length(&self) -> Result<Option<usize>, Broken> {
         let ring = &self.peer.words()[CONTROL_WORDS..];
-        let mask = ring.len() - 1;
-        let start = self.head as usize / WORD & mask;
-        let first = load(ring, start);
+        let first = load(ring, self.head as usize / WORD & (ring.len() - 1));
         if first == 0 {
-            return Ok(0);
+            return Ok(None);
         }
         let length = (first & !PRESENT) as usize;
         let possible = 1..=(RECORD_MAX - WORD).min(ring.len() * WORD - LINE - WORD);
         if first & PRESENT == 0 || !possible.contains(&length) {
             return Err(Broken("a record has an impossible length"));
         }
-        take(ring, (start + 1) & mask, &mut into[..length]);
+        Ok(Some(length))
+    }
+
+    /// Reads the next record, if there is one, into `into`, and gives its room back. Returns how many bytes it has; 0 if
+    /// there is none. A place of [`RECORD_MAX`] bytes is large enough; where there are fewer, a longer record is a
+    /// mistake of the peer's, who has said before that it is shorter.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Result<usize, Broken> {
+        let Some(length) = self.next_length()? else { return Ok(0) };
+        let Some(into) = into.get_mut(..length) else {
+            return Err(Broken("a record has changed after it was shown"));
+        };
+        let ring = &self.peer.words()[CONTROL_WORDS..];
+        let start = self.head as usize / WORD + 1 & (ring.len() - 1);
+        take(ring, start, into);
         self.head += footprint(length) as u64;
         self.own.words()[HEAD].store(self.head, Ordering::Release);
         Ok(length)

@@ -2,9 +2,11 @@
 
 use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
-use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
-use crate::transport::{CallId, LinkEvents};
+use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::bulk::{TransferError, Withdrawn};
+use crate::transport::{CallId, Flush, LinkEvents};
 use crate::wire::{Event, Inbound, WireError};
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +16,29 @@ const READ_QUANTUM: usize = 2 * 1024 * 1024;
 /// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
 /// then must not keep what others could use.
 const PROGRESS_MIN: u64 = 256 * 1024;
+
+/// What a peer did wrong in which of its transfers.
+type WrongTransfer = (u64, &'static str);
+
+/// The peer broke the protocol of the frames.
+fn broken(error: WireError) -> String {
+    format!("{PROTOCOL_ERROR}: {error}")
+}
+
+/// The peer broke the rules of the ring.
+fn lied(Broken(what): Broken) -> String {
+    format!("{PROTOCOL_ERROR}: {what}")
+}
+
+/// Reads records into `into` as long as there are some that fit whole.
+fn read_whole_records(consumer: &mut Consumer<Arc<Segment>>, into: &mut [u8]) -> Result<usize, Broken> {
+    let mut read = 0;
+    while consumer.next_length()?.is_some_and(|length| length <= into.len() - read) {
+        // The length may have changed since: what is there now must fit as well.
+        read += consumer.read(&mut into[read..])?;
+    }
+    Ok(read)
+}
 
 impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
@@ -31,6 +56,9 @@ impl Connection {
     pub(in super::super) fn attend(&self, scratch: &mut [u8]) -> ReadOutcome {
         if self.is_blocked() {
             self.write_out();
+        }
+        if self.withdrawn.swap(false, Ordering::AcqRel) {
+            self.end_withdrawn();
         }
         self.read(scratch)
     }
@@ -98,6 +126,26 @@ impl Connection {
         answers: &mut u64,
         scratch: &mut [u8],
     ) -> Result<usize, String> {
+        let wrong = Cell::new(None);
+        let count = self.read_frames(consumer, inbound, rest, events, answers, scratch, &wrong);
+        match wrong.get() {
+            Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
+            None => count,
+        }
+    }
+
+    /// Reads one record. What a peer did wrong in its bulk transfers is left in `wrong`.
+    #[allow(clippy::too_many_arguments)]
+    fn read_frames(
+        &self,
+        consumer: &mut Consumer<Arc<Segment>>,
+        inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
+        events: &dyn LinkEvents,
+        answers: &mut u64,
+        scratch: &mut [u8],
+        wrong: &Cell<Option<WrongTransfer>>,
+    ) -> Result<usize, String> {
         let mut sink = |event: Event<'_>| match event {
             Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
@@ -115,20 +163,104 @@ impl Connection {
                 events.on_cancel(CallId(call));
             }
             Event::GoAway => events.on_go_away(),
+            bulk => {
+                if let Err(error) = self.handle_bulk(bulk, events) {
+                    wrong.set(Some(error));
+                }
+            }
         };
-        let wrong = |error: WireError| format!("{PROTOCOL_ERROR}: {error}");
-        let go_on = || !self.is_overfull();
+        let go_on = || !self.is_overfull() && wrong.get().is_none();
         if !rest.is_empty() {
-            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(wrong)?;
+            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
             rest.drain(..count);
             return Ok(count);
         }
-        let broken = |Broken(what)| format!("{PROTOCOL_ERROR}: {what}");
-        let received = consumer.read(scratch).map_err(broken)?;
+        if let Some((window, at, missing)) = inbound.direct_data()
+            && consumer.next_length().map_err(lied)?.is_some_and(|length| length <= missing)
+        {
+            let read = window.write(at..at + missing as u64, |slices| match slices.first_mut() {
+                Some(slice) => read_whole_records(consumer, slice),
+                None => Ok(0),
+            });
+            match read {
+                // The next record does not fit into what the region has here in one piece: it goes through the scratch.
+                Ok(Ok(0)) => {}
+                Ok(count) => {
+                    let count = count.map_err(lied)?;
+                    inbound.data_done(count, &mut sink);
+                    return Ok(count);
+                }
+                Err(Withdrawn) => inbound.data_withdrawn(),
+            }
+        }
+        let received = consumer.read(scratch).map_err(lied)?;
         let read = &scratch[..received];
-        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(wrong)?;
+        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
         rest.extend_from_slice(&read[count..]);
         Ok(received)
+    }
+
+    /// Takes notice of what arrived for bulk transfers.
+    fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut ended = None;
+        match event {
+            Event::Transfer(call, direction, head) => {
+                if transfers.handle_wish(call, queue).map_err(|what| (call, what))? {
+                    drop(outbox);
+                    let granted = events.grant(&head.key, direction, head.offset, head.length);
+                    outbox = self.outbox.lock();
+                    let Outbox { queue, transfers, .. } = &mut *outbox;
+                    transfers.serve(call, direction, granted, queue);
+                }
+            }
+            Event::DataBegins(direction, call, length, target) => {
+                *target = transfers.target(direction, call, length).map_err(|what| (call, what))?;
+                return Ok(());
+            }
+            Event::DataEnds(direction, call, length, in_place) => {
+                ended = transfers.handle_data(direction, call, length, in_place, queue).map(|outcome| (call, outcome));
+            }
+            Event::TransferEnd(call, code) => {
+                let outcome = transfers.handle_end(call, code, queue).map_err(|what| (call, what))?;
+                ended = outcome.map(|outcome| (call, outcome));
+            }
+            Event::PushReady(call) => transfers.handle_ready(call, queue),
+            Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
+            _ => return Ok(()),
+        }
+        let something_to_send = !outbox.queue.is_empty();
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
+        drop(outbox);
+        if something_to_send {
+            self.schedule(Flush::Later);
+        }
+        if let Some((call, outcome)) = ended {
+            events.on_transferred(CallId(call), outcome);
+        }
+        Ok(())
+    }
+
+    /// Ends the pushes of ours whose region was taken back while they were being sent.
+    fn end_withdrawn(&self) {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !queue.has_withdrawn() {
+            return;
+        }
+        let mut withdrawn = queue.take_withdrawn();
+        withdrawn.retain(|call| transfers.cancel(*call, queue));
+        drop(outbox);
+        self.schedule(Flush::Later);
+        let events = self.events.lock().clone();
+        for call in withdrawn {
+            if let Some(events) = &events {
+                events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
+            }
+        }
     }
 
     /// Has the progress of a message that is not whole watched.

@@ -1,14 +1,22 @@
 //! The writing half of a connection.
 
-use super::super::ring::{Broken, RECORD_MAX};
+use super::super::ring::{Broken, Producer, RECORD_MAX};
+use super::super::segment::Segment;
 use super::{Connection, Outbox, PROTOCOL_ERROR, UNREAD};
+use crate::bulk::Withdrawn;
 use crate::transport::Flush;
-use crate::wire::{Header, Kind, RequestHead};
+use crate::wire::{DataPart, Header, Kind, RequestHead, WriteJob};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A message up to this size goes straight into the ring if there is room and nothing waits, in bytes: as one record.
 /// Longer ones take turns with others.
 const DIRECT_MAX: usize = RECORD_MAX - 64;
+
+/// Bulk data that is written before others get their turn, in bytes.
+const WRITE_QUANTUM: usize = 1024 * 1024;
+/// What goes out in place of data whose region was taken back.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// What is left to do after a message was put into the ring: the peer is to be woken, or it broke the rules.
 pub(super) type Ringing = Result<bool, Broken>;
@@ -43,6 +51,45 @@ impl Outbox {
         }
         writer.producer.put([head, payload]);
         Some(Ok(writer.lane.bell.must_ring()))
+    }
+}
+
+/// Writes as much of the next part of a job as there is room for. Bulk data goes from its region straight into the ring.
+fn write_part(producer: &mut Producer<Arc<Segment>>, job: &mut WriteJob) -> Result<usize, Broken> {
+    let [head, rest] = job.slices();
+    if !head.is_empty() {
+        return producer.write(head);
+    }
+    let written = match job.data() {
+        None => return producer.write(rest),
+        Some(DataPart::Zeros(count)) => {
+            let count = count.min(ZEROS.len() as u64) as usize;
+            return producer.write(&ZEROS[..count]);
+        }
+        Some(DataPart::Region(window, start, end)) if window.is_shared() => {
+            let room = producer.room((end - start).min(RECORD_MAX as u64) as usize)?;
+            let mut copy = [0; RECORD_MAX];
+            let copy = &mut copy[..room];
+            window.copy_out(start, copy).map(|()| producer.write(copy))
+        }
+        Some(DataPart::Region(window, start, end)) => window.read(start..end, |slices| {
+            let mut sum = 0;
+            for slice in slices {
+                let written = producer.write(slice)?;
+                sum += written;
+                if written < slice.len() {
+                    break;
+                }
+            }
+            Ok(sum)
+        }),
+    };
+    match written {
+        Ok(written) => written,
+        Err(Withdrawn) => {
+            job.data_withdrawn();
+            write_part(producer, job)
+        }
     }
 }
 
@@ -89,6 +136,7 @@ impl Connection {
         let Outbox { queue, job, writer, .. } = outbox;
         let Some(writer) = writer.as_mut() else { return Ok((false, false)) };
         let mut wrote = false;
+        let mut bulk = 0;
         let blocked = loop {
             if job.is_done() {
                 queue.written(job);
@@ -96,15 +144,18 @@ impl Connection {
                     break false;
                 }
             }
-            let [head, chunk] = job.slices();
-            let mut count = writer.producer.write(head)?;
-            if count == head.len() {
-                count += writer.producer.write(chunk)?;
+            if bulk >= WRITE_QUANTUM {
+                // The peer keeps up with us; others of ours must get their turn.
+                self.go_on_later();
+                break false;
             }
+            let is_bulk = job.data().is_some();
+            let count = write_part(&mut writer.producer, job)?;
             if count == 0 {
                 break true;
             }
             job.advance(count);
+            bulk += if is_bulk { count } else { 0 };
             wrote = true;
         };
         if blocked && !self.blocked.swap(true, Ordering::SeqCst) {
@@ -112,7 +163,22 @@ impl Connection {
         } else if !blocked {
             self.blocked.store(false, Ordering::SeqCst);
         }
+        if queue.has_withdrawn()
+            && let Some(shared) = self.shared.upgrade()
+        {
+            // The polling thread tells who waits for them.
+            self.withdrawn.store(true, Ordering::Release);
+            shared.mark_ready(self.token);
+        }
         Ok((wrote, wrote && writer.lane.bell.must_ring()))
+    }
+
+    /// Has the next poll write on.
+    fn go_on_later(&self) {
+        self.schedule(Flush::Later);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.poller.wake();
+        }
     }
 
     /// Whoever polls must look for room from now on, also if it sleeps right now; and for how long there is none.
