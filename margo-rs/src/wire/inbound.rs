@@ -180,8 +180,8 @@ impl Message {
         if !self.discard {
             let missing = self.total.saturating_sub(self.received) as usize;
             let message = self.bytes.vec_mut();
-            // One allocation for most, and never more than one step ahead of what has come.
-            if message.capacity() - message.len() < bytes.len() {
+            // Where much comes at a time, few allocations, and never more than one step ahead of what has come.
+            if bytes.len() >= DIRECT_MIN && message.capacity() - message.len() < bytes.len() {
                 message.reserve(bytes.len().max(missing.min(RESERVE_STEP)));
             }
             message.extend_from_slice(bytes);

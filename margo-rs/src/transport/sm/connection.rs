@@ -69,6 +69,8 @@ pub(super) struct Connection {
     inbox: Mutex<Inbox>,
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
+    /// Something is queued, and not yet in the ring.
+    queues: AtomicBool,
     /// Something waits for room in the ring.
     blocked: AtomicBool,
     /// Regions were taken back while they were being sent.
@@ -194,6 +196,7 @@ impl Connection {
             }),
             inbox: Mutex::new(Inbox::Greeting),
             listed: AtomicBool::new(false),
+            queues: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             withdrawn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -450,6 +453,7 @@ impl Link for Connection {
             return self.after_direct(ringing);
         }
         outbox.queue.request(call.0, head, payload);
+        self.queues.store(true, Ordering::Release);
         drop(outbox);
         self.schedule(flush);
     }
@@ -464,6 +468,7 @@ impl Link for Connection {
             return;
         }
         outbox.queue.response(call.0, payload);
+        self.queues.store(true, Ordering::Release);
         if outbox.queue.queued() > self.max_queued {
             self.overfull.store(true, Ordering::Release);
         }
@@ -502,6 +507,10 @@ impl Link for Connection {
     }
 
     fn queued(&self) -> usize {
+        // Without the lock on the way of every small call, behind which nothing waits.
+        if !self.queues.load(Ordering::Acquire) {
+            return 0;
+        }
         let outbox = self.outbox.lock();
         let [head, chunk] = outbox.job.slices();
         outbox.queue.queued() + head.len() + chunk.len()

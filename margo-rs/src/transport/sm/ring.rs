@@ -98,7 +98,7 @@ impl<M: Words> Producer<M> {
         if capacity - used < needed {
             let head = load(self.peer.words(), HEAD);
             used = self.tail.wrapping_sub(head);
-            if used > capacity - LINE as u64 || head % LINE as u64 != 0 {
+            if used > capacity - LINE as u64 || !head.is_multiple_of(LINE as u64) {
                 return Err(Broken("it has read what was never written"));
             }
             self.head = head;
@@ -127,14 +127,14 @@ impl<M: Words> Producer<M> {
         let ring = &self.own.words()[CONTROL_WORDS..];
         let mask = ring.len() - 1;
         let length = parts[0].len() + parts[1].len();
-        let start = self.tail as usize / WORD & mask;
-        debug_assert!(length > 0 && (parts[1].is_empty() || parts[0].len() % WORD == 0));
+        let start = (self.tail as usize / WORD) & mask;
+        debug_assert!(length > 0 && (parts[1].is_empty() || parts[0].len().is_multiple_of(WORD)));
         let mut at = start + 1;
         for part in parts {
             at = store(ring, at & mask, part);
         }
         self.tail += footprint(length) as u64;
-        ring[self.tail as usize / WORD & mask].store(0, Ordering::Relaxed);
+        ring[(self.tail as usize / WORD) & mask].store(0, Ordering::Relaxed);
         ring[start].store(PRESENT | length as u64, Ordering::Release);
     }
 }
@@ -182,7 +182,7 @@ impl<M: Words> Consumer<M> {
     /// Length of the next record, if there is one.
     pub(super) fn next_length(&self) -> Result<Option<usize>, Broken> {
         let ring = &self.peer.words()[CONTROL_WORDS..];
-        let first = load(ring, self.head as usize / WORD & (ring.len() - 1));
+        let first = load(ring, (self.head as usize / WORD) & (ring.len() - 1));
         if first == 0 {
             return Ok(None);
         }
@@ -203,7 +203,7 @@ impl<M: Words> Consumer<M> {
             return Err(Broken("a record has changed after it was shown"));
         };
         let ring = &self.peer.words()[CONTROL_WORDS..];
-        let start = self.head as usize / WORD + 1 & (ring.len() - 1);
+        let start = (self.head as usize / WORD + 1) & (ring.len() - 1);
         take(ring, start, into);
         self.head += footprint(length) as u64;
         self.own.words()[HEAD].store(self.head, Ordering::Release);
@@ -311,7 +311,7 @@ impl Lookout {
     /// Whether there is a record that was not left there.
     pub(super) fn has_record(&self, peer: &[AtomicU64]) -> bool {
         let ring = &peer[CONTROL_WORDS..];
-        !self.left && ring[self.next as usize / WORD & (ring.len() - 1)].load(Ordering::Relaxed) != 0
+        !self.left && ring[(self.next as usize / WORD) & (ring.len() - 1)].load(Ordering::Relaxed) != 0
     }
 
     /// Says how far was read, and that what comes next, if it is there, is not to be found again.

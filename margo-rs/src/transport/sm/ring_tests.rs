@@ -19,8 +19,11 @@ fn segment(ring: usize) -> Arc<Heap> {
     Arc::new(Heap((0..CONTROL_WORDS + ring / WORD).map(|_| AtomicU64::new(0)).collect()))
 }
 
-/// A ring of so many bytes, and its segments: the writer's and the reader's.
-fn ring(bytes: usize) -> (Producer<Arc<Heap>>, Consumer<Arc<Heap>>, [Arc<Heap>; 2]) {
+/// Both ends of a ring, and its segments: the writer's and the reader's.
+type Ring = (Producer<Arc<Heap>>, Consumer<Arc<Heap>>, [Arc<Heap>; 2]);
+
+/// A ring of so many bytes.
+fn ring(bytes: usize) -> Ring {
     let segments = [segment(bytes), segment(bytes)];
     let [ours, theirs] = segments.clone();
     (Producer::new(ours.clone(), theirs.clone()), Consumer::new(theirs, ours), segments)

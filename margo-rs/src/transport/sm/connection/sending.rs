@@ -158,6 +158,7 @@ impl Connection {
             bulk += if is_bulk { count } else { 0 };
             wrote = true;
         };
+        self.queues.store(!queue.is_empty() || !job.is_done(), Ordering::Release);
         if blocked && !self.blocked.swap(true, Ordering::SeqCst) {
             self.note_blocked(&writer.lane);
         } else if !blocked {
