@@ -66,7 +66,7 @@ fn wrong_arguments_exit_with_2() {
 #[test]
 fn info_says_what_works_and_what_the_rest_needs() {
     let text = stdout(&mochi(&["info"]));
-    for (protocol, verdict) in [("native+tcp", "yes"), ("ofi+verbs", "no"), ("na+sm", "no")] {
+    for (protocol, verdict) in [("native+tcp", "yes"), ("native+sm", "yes"), ("ofi+verbs", "no"), ("na+sm", "no")] {
         let row = text.lines().find(|line| line.split_whitespace().next() == Some(protocol));
         assert_eq!(row.and_then(|row| row.split_whitespace().nth(1)), Some(verdict), "{text}");
     }

@@ -56,3 +56,4 @@ pub use exec::Pool;
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};
+pub use transport::PeerCredentials;

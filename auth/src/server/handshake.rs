@@ -149,8 +149,8 @@ async fn yield_once() {
 }
 
 /// What the kernel says about the peer, where its transport knows.
-fn peer_credentials(_request: &Request) -> Option<PeerCredentials> {
-    None
+fn peer_credentials(request: &Request) -> Option<PeerCredentials> {
+    request.peer_credentials().map(|peer| PeerCredentials::from_kernel(peer.uid, peer.gid))
 }
 
 /// Ends a session, on the word of the client that holds its key.

@@ -6,7 +6,7 @@ use crate::address::Address;
 use crate::engine::{Core, check_protocol, run_blocking};
 use crate::error::{CallError, ConnectError};
 use crate::limits::deadline_after;
-use crate::transport::tcp;
+use crate::transport::{sm, tcp};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -48,11 +48,14 @@ async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectErro
     if !core.is_running() {
         return Err(ConnectError::ShutDown);
     }
+    let address = if address.protocol() == sm::PROTOCOL { sm::resolve(&address)? } else { address };
     if core.is_listening() && address == *core.own_address() {
         let link = core.local();
         return Ok(Endpoint::new(Arc::new(Peer::given(core, link))));
     }
-    let candidates = if tcp::is_literal(&address) {
+    let candidates = if address.protocol() != tcp::PROTOCOL {
+        vec![address.clone()]
+    } else if tcp::is_literal(&address) {
         tcp::resolve(&address)?
     } else {
         let unresolved = address.clone();

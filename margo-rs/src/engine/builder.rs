@@ -7,6 +7,7 @@ use crate::error::{ListenError, UnsupportedProtocol};
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
 use crate::server::{Registry, builtin};
+use crate::transport::sm::{self, SmTransport};
 use crate::transport::tcp::{self, TcpTransport};
 use crate::transport::{Acceptor, Transport};
 use crate::warnings::Warnings;
@@ -104,7 +105,7 @@ impl Builder {
         let address: Address = self.address.parse()?;
         check_protocol(&address)?;
         let default = self.default_pool();
-        if tcp::is_literal(&address) || address.location().is_empty() {
+        if address.protocol() != tcp::PROTOCOL || tcp::is_literal(&address) || address.location().is_empty() {
             return self.start(address, true, default);
         }
         super::run_blocking(move || self.start(address, true, default)).await
@@ -138,14 +139,10 @@ impl Builder {
         let pools = Pools::new(default, named)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let instance = getrandom::u64().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        let tcp = Arc::new(if listening {
-            TcpTransport::listen(&address, self.limits.clone(), instance)?
-        } else {
-            TcpTransport::client(self.limits.clone(), instance)?
-        });
+        let (transport, set_acceptor) = open(&address, listening, &self.limits, instance)?;
         let (layer, accepting): (Layer, AcceptorLayer) =
             self.layers.unwrap_or_else(|| (Box::new(|transport| transport), Box::new(|acceptor| acceptor)));
-        let transport = layer(tcp.clone());
+        let transport = layer(transport);
         let serving = Arc::new(Serving::new(&self.limits));
         let core = Arc::new(Core {
             address: transport.address(),
@@ -164,7 +161,7 @@ impl Builder {
             sleepers: Sleepers::default(),
             regions: Regions::new(instance),
         });
-        tcp.set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
+        set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);
         let progressing = core.clone();
         thread::Builder::new()
@@ -174,6 +171,33 @@ impl Builder {
         tracing::debug!(address = %core.address, listening, "engine started");
         Ok(Engine { handle: Arc::new(Handle { core }) })
     }
+}
+
+/// What the engine's acceptor is handed to.
+type SetAcceptor = Box<dyn FnOnce(Arc<dyn Acceptor>)>;
+
+/// The transport of the address's protocol.
+fn open(
+    address: &Address,
+    listening: bool,
+    limits: &Limits,
+    instance: u64,
+) -> Result<(Arc<dyn Transport>, SetAcceptor), ListenError> {
+    let limits = limits.clone();
+    if address.protocol() == sm::PROTOCOL {
+        let transport = Arc::new(if listening {
+            SmTransport::listen(address, limits, instance)?
+        } else {
+            SmTransport::client(limits, instance)?
+        });
+        return Ok((transport.clone(), Box::new(move |acceptor| transport.set_acceptor(acceptor))));
+    }
+    let transport = Arc::new(if listening {
+        TcpTransport::listen(address, limits, instance)?
+    } else {
+        TcpTransport::client(limits, instance)?
+    });
+    Ok((transport.clone(), Box::new(move |acceptor| transport.set_acceptor(acceptor))))
 }
 
 impl Core {
@@ -226,11 +250,10 @@ pub(crate) fn check_protocol(address: &Address) -> Result<(), UnsupportedProtoco
 
 /// Why a protocol cannot be used here and what to do, or `None` if it can.
 pub fn protocol_help(protocol: &str) -> Option<String> {
-    if protocol == tcp::PROTOCOL {
+    if protocol == tcp::PROTOCOL || protocol == sm::PROTOCOL {
         return None;
     }
     Some(match protocol {
-        "native+sm" => "shared memory is not part of this version; use tcp".to_owned(),
         _ if is_mercury(protocol) => {
             "it needs Mercury, which this version does not link yet; use tcp, which needs no C library".to_owned()
         }
@@ -256,7 +279,7 @@ mod tests {
         for protocol in ["ofi+tcp", "ofi+verbs;ofi_rxm", "na+sm", "ucx+all", "cxi", "verbs"] {
             assert!(protocol_help(protocol).unwrap().contains("Mercury"), "{protocol}");
         }
-        assert!(protocol_help("native+sm").unwrap().contains("not part of this version"));
+        assert_eq!(protocol_help("native+sm"), None);
         assert!(protocol_help("http").unwrap().contains("no transport"));
     }
 }

@@ -6,18 +6,19 @@
 //!
 //! # Guarantees
 //!
-//! | | `native+tcp` | calls to self |
-//! |---|---|---|
-//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | yes |
-//! | a request is delivered | at most once | at most once |
-//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes |
-//! | a peer process that dies is noticed | at once | |
-//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | |
-//! | responses may be larger than requests | yes | yes |
-//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same |
-//! | user of the peer known | no | yes, it is this process |
-//! | bulk transfers | yes | yes |
-//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, one of them in the cache |
+//! | | `native+tcp` | `native+sm` | calls to self |
+//! |---|---|---|---|
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | yes |
+//! | a request is delivered | at most once | at most once | at most once |
+//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes | yes |
+//! | a peer process that dies is noticed | at once | at once | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | it is our own | |
+//! | responses may be larger than requests | yes | yes | yes |
+//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same | the same |
+//! | user of the peer known | no | yes, by the kernel's word | yes, it is this process |
+//! | bulk transfers | yes | yes | yes |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | two, one of them in the cache |
+//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | none |
 //!
 //! What every transport owes the engine:
 //! * For each request that [`Link::request`] took and that wants a response, exactly one of: one
@@ -46,9 +47,11 @@
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
+pub mod sm;
 pub mod tcp;
 
 mod loopback;
+mod poller;
 
 pub(crate) use loopback::LoopbackLink;
 
@@ -94,6 +97,16 @@ pub struct PeerLimits {
     pub max_message: u64,
     /// Payload bytes of requests in flight on this link.
     pub max_bytes: u64,
+}
+
+/// The user behind a link, by the kernel's word: who connected or who listened, when that was done (`SO_PEERCRED`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// Effective user id, as seen from this process's user namespace.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
 }
 
 /// One way of carrying requests and responses.
@@ -170,6 +183,11 @@ pub trait Registration: Send + Sync + 'static {
 pub trait Link: Send + Sync + 'static {
     /// The peer, as far as it is known: for links that peers opened, where they came from.
     fn peer(&self) -> &Address;
+
+    /// The user behind the link, where the kernel knows: not over a network.
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        None
+    }
 
     /// Sends a request. A link that is not up yet keeps it until it is.
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush);

@@ -1,8 +1,8 @@
 //! Connections: shared, lost, made again, never made.
 
+use crate::stranger::Stranger;
 use crate::support::*;
 use margo_rs::{Blame, CallError, ConnectError, Engine, ListenError, Wait};
-use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -83,28 +83,18 @@ fn a_dying_server_fails_every_outstanding_call(setup: Setup) {
 
 fn nobody_at_an_address_is_unreachable(setup: Setup) {
     let client = setup.client().connect().unwrap();
-    let port = {
-        let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-        TcpListener::bind(bind).unwrap().local_addr().unwrap()
-    };
-    let error = client.lookup(format!("tcp://{port}")).wait().unwrap_err();
+    let address = Stranger::new(setup).address.clone();
+    let error = client.lookup(&address).wait().unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
-    assert!(error.to_string().contains(&port.to_string()), "{error}");
+    assert!(error.to_string().contains(&address), "{error}");
     eventually(|| client.load().links == 0);
 }
 
 fn somebody_else_at_an_address_is_told_apart(setup: Setup) {
-    use std::io::Write;
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = TcpListener::bind(bind).unwrap();
-    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let stranger = Stranger::new(setup);
+    let address = stranger.address.clone();
     let greetings: [&[u8]; 3] = [b"SSH-2.0-OpenSSH_9.6\r\n", b"", b"mochi-rs\x07\0\x06\0"];
-    let server = thread::spawn(move || {
-        for greeting in greetings {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.write_all(greeting);
-        }
-    });
+    let server = thread::spawn(move || greetings.into_iter().for_each(|greeting| stranger.greet(greeting)));
     let client = setup.client().connect().unwrap();
     for _ in greetings {
         let error = client.lookup(&address).wait().unwrap_err();
@@ -124,9 +114,19 @@ fn a_taken_port_is_named(setup: Setup) {
 
 fn another_protocol_is_told_apart(setup: Setup) {
     let client = setup.client().connect().unwrap();
-    for address in ["ofi+tcp://127.0.0.1:5", "http://x", "native+sm://1/2"] {
+    for address in ["ofi+tcp://127.0.0.1:5", "http://x"] {
         let error = client.lookup(address).wait().unwrap_err();
         assert!(matches!(error, ConnectError::Unsupported(_)), "{error:?}");
+    }
+    let other = if setup.is_tcp() { "native+sm://1/2" } else { "native+tcp://127.0.0.1:5" };
+    let error = client.lookup(other).wait().unwrap_err();
+    assert!(matches!(error, ConnectError::OtherProtocol { .. }), "{error:?}");
+    if !setup.is_tcp() {
+        for address in ["sm://", "sm", "sm://1/", "sm://x/y", "sm://1/../x", "sm://a b"] {
+            let error = client.lookup(address).wait().unwrap_err();
+            assert!(matches!(error, ConnectError::Address(_)), "{address}: {error:?}");
+        }
+        return;
     }
     for address in ["127.0.0.1:5", "tcp://", "tcp://127.0.0.1", "tcp://[::1", "tcp://a b:5"] {
         let error = client.lookup(address).wait().unwrap_err();
@@ -137,6 +137,9 @@ fn another_protocol_is_told_apart(setup: Setup) {
 }
 
 fn a_host_name_is_resolved(setup: Setup) {
+    if !setup.is_tcp() {
+        return;
+    }
     let server = setup.serve();
     let client = setup.client().connect().unwrap();
     let port = server.address().location().rsplit(':').next().unwrap().to_owned();
@@ -148,9 +151,8 @@ fn a_host_name_is_resolved(setup: Setup) {
 }
 
 fn an_abandoned_lookup_leaves_nothing(setup: Setup) {
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = TcpListener::bind(bind).unwrap();
-    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let stranger = Stranger::new(setup);
+    let address = stranger.address.clone();
     let client = setup.client().limits(|limits| limits.connect_timeout = LONG).connect().unwrap();
     drop(client.lookup(&address));
     in_tokio(async {

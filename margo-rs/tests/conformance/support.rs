@@ -40,7 +40,16 @@ pub(crate) const TCP_LAYERED: Setup = Setup { name: "native+tcp under an idle in
 pub(crate) const TCP_BUSY: Setup = Setup { name: "native+tcp, busy", progress: Progress::Busy, ..TCP4 };
 pub(crate) const TCP_PARK: Setup = Setup { name: "native+tcp, parking", progress: Progress::Park, ..TCP4 };
 
+pub(crate) const SM: Setup = Setup { name: "native+sm", address: "sm", progress: ADAPTIVE, layered: false };
+pub(crate) const SM_LAYERED: Setup = Setup { name: "native+sm under an idle injector", layered: true, ..SM };
+pub(crate) const SM_BUSY: Setup = Setup { name: "native+sm, busy", progress: Progress::Busy, ..SM };
+pub(crate) const SM_PARK: Setup = Setup { name: "native+sm, parking", progress: Progress::Park, ..SM };
+
 impl Setup {
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.address != SM.address
+    }
+
     /// Whether this machine can do it.
     pub(crate) fn is_possible(&self) -> bool {
         self.address != TCP6.address || std::net::TcpListener::bind("[::1]:0").is_ok()
@@ -203,6 +212,10 @@ macro_rules! conformance {
             on!(TCP_LAYERED, tcp_layered);
             on!(TCP_BUSY, tcp_busy);
             on!(TCP_PARK, tcp_park);
+            on!(SM, sm);
+            on!(SM_LAYERED, sm_layered);
+            on!(SM_BUSY, sm_busy);
+            on!(SM_PARK, sm_park);
         })*
     };
 }
