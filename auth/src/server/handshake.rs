@@ -110,7 +110,13 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let proof = acceptor.prove(proving.transcript()).await?;
     let mut established = proving.finish(&proof)?;
     let reply = std::mem::take(&mut established.reply);
-    let session = shared.table.insert(established, node, clock::now())?;
+    let session = shared.table.insert(established, node, clock::now()).map_err(|error| match error {
+        // Places are free again in a moment, and it need not be this client who took them.
+        QuotaExceeded::HalfOpen | QuotaExceeded::HalfOpenOfNode => {
+            HandshakeRefused::Retry(shared.gate.lock().retry(hello, node), "too many half-open sessions")
+        }
+        other => other.into(),
+    })?;
     if hello.mechanism() == MechanismId::PeerCredentials {
         session.bind_to(request.connection().as_u64());
     }
