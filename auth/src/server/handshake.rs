@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
-use margo_rs::{Address, Buffer, RawResponder, Request};
+use margo_rs::{Buffer, RawResponder, Request};
 
 use super::Shared;
 use super::receive::Refused;
@@ -50,8 +50,11 @@ impl Drop for AtWork<'_> {
 }
 
 /// Where a peer is, for limits per address. Peers without an IP address are on this host.
-pub(super) fn node_of(peer: &Address) -> NodeAddress {
-    let location = peer.location();
+pub(super) fn node_of(request: &Request) -> NodeAddress {
+    if let Some(peer) = request.peer_credentials() {
+        return NodeAddress::of_user(peer.uid);
+    }
+    let location = request.peer().location();
     let ip = location.parse::<SocketAddr>().map(|socket| socket.ip()).or_else(|_| location.parse::<IpAddr>());
     ip.map_or(NodeAddress::LOCAL, NodeAddress::from)
 }
@@ -94,7 +97,7 @@ async fn shake_hands(shared: &Shared, request: &Request, input: &[u8]) -> Vec<u8
 
 async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<Vec<u8>, HandshakeRefused> {
     let peer = request.peer();
-    let node = node_of(peer);
+    let node = node_of(request);
     let at_work = shared.handshakes.fetch_add(1, Ordering::AcqRel);
     let _at_work = AtWork(&shared.handshakes);
     admit(shared, hello, node, at_work)?;

@@ -84,7 +84,7 @@ impl Shared {
             Refused::Malformed(_) => true,
             Refused::OtherTarget | Refused::OtherConnection | Refused::Kind(_) => false,
         };
-        if is_answered && self.gate.lock().may_refuse(node_of(request.peer()), clock::now()) {
+        if is_answered && self.gate.lock().may_refuse(node_of(request), clock::now()) {
             match refused {
                 // A plain caller would take the bytes of NO for a result.
                 Refused::Malformed(_) => responder.fail("it takes calls of authenticated callers alone"),
