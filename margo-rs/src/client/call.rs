@@ -91,6 +91,8 @@ pub struct RawCall {
     timeout: Duration,
     /// Set when the call is first tried to be sent.
     deadline: Option<Instant>,
+    /// The link that it last waited for.
+    waited_for: Option<Arc<LinkState>>,
     state: State,
 }
 
@@ -134,7 +136,7 @@ impl RawCall {
             Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, source }))),
         };
         let timeout = peer.core().limits.default_timeout;
-        Self { peer, rpc, one_way, timeout, deadline: None, state }
+        Self { peer, rpc, one_way, timeout, deadline: None, waited_for: None, state }
     }
 
     /// Sets how long the call may take, from when it is sent.
@@ -212,13 +214,20 @@ impl RawCall {
             }
             return Poll::Ready(Err(Box::new(CallError::DeadlineExceeded { after: self.timeout })));
         }
+        // The link that it waited for may have failed to come up. Another attempt is for the next call: this one would
+        // try until its deadline.
+        if let Some(error) = self.waited_for.take().and_then(|link| link.calls.connect_error()) {
+            self.state = State::Over;
+            return Poll::Ready(Err(error));
+        }
         let begun = self.peer.link().map(|link| {
             let begun = link.calls.begin(payload.len() as u64, deadline, self.timeout, cx.waker());
             (link, begun)
         });
         let (link, id) = match begun {
             Ok((link, Begin::Id(id))) => (link, id),
-            Ok((_, Begin::Wait)) => {
+            Ok((link, Begin::Wait)) => {
+                self.waited_for = Some(link);
                 core.driver.watch_deadline(deadline);
                 return Poll::Pending;
             }
