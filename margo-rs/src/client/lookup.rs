@@ -3,10 +3,10 @@
 use super::endpoint::Endpoint;
 use super::peer::Peer;
 use crate::address::Address;
-use crate::engine::{Core, check_protocol, run_blocking};
+use crate::engine::{Core, run_blocking};
 use crate::error::{CallError, ConnectError};
 use crate::limits::deadline_after;
-use crate::transport::tcp;
+use crate::transport;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -40,23 +40,23 @@ impl fmt::Debug for Lookup {
 }
 
 async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectError> {
-    check_protocol(&address)?;
-    if address.protocol() != core.own_address().protocol() {
+    transport::check_protocol(&address)?;
+    let Some(in_our_words) = transport::in_words_of(core.own_address(), &address) else {
         let ours = core.own_address().protocol().to_owned();
         return Err(ConnectError::OtherProtocol { address, ours });
-    }
+    };
     if !core.is_running() {
         return Err(ConnectError::ShutDown);
     }
-    if core.is_listening() && address == *core.own_address() {
+    if core.is_listening() && in_our_words == *core.own_address() {
         let link = core.local();
         return Ok(Endpoint::new(Arc::new(Peer::given(core, link))));
     }
-    let candidates = if tcp::is_literal(&address) {
-        tcp::resolve(&address)?
+    let candidates = if transport::is_literal(&address) {
+        transport::resolve(&address)?
     } else {
         let unresolved = address.clone();
-        run_blocking(move || tcp::resolve(&unresolved)).await?
+        run_blocking(move || transport::resolve(&unresolved)).await?
     };
     let mut failure = None;
     for candidate in candidates {

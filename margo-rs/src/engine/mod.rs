@@ -6,12 +6,11 @@ mod link;
 mod progress;
 mod wait;
 
-pub use self::builder::{Builder, protocol_help};
+pub use self::builder::Builder;
 pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
 pub use self::wait::Wait;
 
-pub(crate) use self::builder::check_protocol;
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
 pub(crate) use self::progress::{Driver, DriverKey, Lead, Led, is_polling_anywhere};
@@ -291,7 +290,10 @@ impl Core {
         if !self.is_running() {
             return Err(RegisterError::ShutDown);
         }
-        self.registry.insert(registration)
+        let one_way = registration.response_disabled;
+        let id = self.registry.insert(registration)?;
+        self.transport.serve(id, one_way);
+        Ok(id)
     }
 
     /// The peer at an address that was resolved, shared by all who look it up.

@@ -39,6 +39,7 @@ use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::engine::Builder;
 use crate::error::ConnectError;
+use crate::rpc::RpcId;
 use crate::wire::{Refusal, RequestHead};
 use parking_lot::Mutex;
 use std::cmp::Reverse;
@@ -378,6 +379,10 @@ impl Transport for FaultyTransport {
             Polled::Idle if released => Polled::Progress,
             polled => polled,
         }
+    }
+
+    fn serve(&self, rpc: RpcId, one_way: bool) {
+        self.inner.serve(rpc, one_way);
     }
 
     fn park(&self, until: Option<Instant>) {

@@ -28,15 +28,22 @@
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
+#[cfg(mercury)]
+pub mod mercury;
 pub mod tcp;
 
+mod choose;
 mod loopback;
 
+pub use choose::protocol_help;
+
+pub(crate) use choose::{check_protocol, in_words_of, is_literal, resolve, start};
 pub(crate) use loopback::LoopbackLink;
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::error::ConnectError;
+use crate::rpc::RpcId;
 use crate::wire::{Refusal, RequestHead};
 use std::sync::Arc;
 use std::time::Instant;
@@ -86,6 +93,10 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// The address is not one of this transport's, or the operating system refuses at once. No event follows then.
     fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError>;
+
+    /// Requests of this RPC are about to come in: for transports that must know their ids. `one_way`: nobody answers
+    /// them. One that is no longer served need not be forgotten.
+    fn serve(&self, _rpc: RpcId, _one_way: bool) {}
 
     /// Sends what waits and handles what arrived, once, without blocking. Any thread may call it; one at a time gets
     /// in.
