@@ -44,7 +44,7 @@ impl Scene {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        let server = Engine::builder("tcp://127.0.0.1")
+        let server = Engine::builder("native+tcp://127.0.0.1")
             .rpc_threads(2)
             .limits(|limits| {
                 limits.max_message = 1 << 20;
@@ -65,7 +65,7 @@ impl Scene {
                 drop(responder);
             })
             .unwrap();
-        let client = Engine::connect("tcp").unwrap();
+        let client = Engine::connect("native+tcp").unwrap();
         let honest = client.lookup(server.address()).wait().unwrap();
         let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (to, stop, count) = (honest.clone(), over.clone(), answered.clone());

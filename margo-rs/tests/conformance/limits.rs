@@ -150,9 +150,13 @@ fn an_engine_over_its_total_says_so(setup: Setup) {
 
 /// Against a server that reads nothing, calls that time out leave their bytes in the queue; it must not grow for ever.
 fn a_caller_with_deadlines_does_not_pile_up_requests(setup: Setup) {
+    if setup.is_mercury() {
+        // Mercury gives up what was cancelled, and such a server needs our own protocol.
+        return;
+    }
     let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
     let listener = std::net::TcpListener::bind(bind).unwrap();
-    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
     let stuck = thread::spawn(move || {
         // Greets, then reads nothing more.
         use std::io::{Read, Write};
