@@ -39,6 +39,8 @@ mod token {
     pub(super) const LARGE_LAST: u64 = u64::MAX - (1 << 31);
 }
 
+/// Requests in flight to a plain peer, past which those that are cancelled are given up although it may answer them.
+const FORGOTTEN_MAX: usize = 1024;
 /// A plain peer that has sent nothing for this long, in keepalive times, is forgotten.
 const GUEST_IDLE: u64 = 6;
 
@@ -200,7 +202,7 @@ impl MercuryLink {
             shared.check_at(self.due(&shared));
             if self.state() == state::LOST {
                 // It was lost meanwhile, and perhaps nobody saw this request.
-                request.cancel();
+                shared.leave_behind(self.this.clone());
             }
         }
         sent
@@ -296,7 +298,7 @@ impl MercuryLink {
                 Some((Answer::Response, payload)) => payload,
                 Some((Answer::Apart, _)) => return self.await_large(call.0, sent),
                 Some((Answer::Cancelled, _)) if sent.cancelled => return,
-                Some((Answer::Gone, _)) => return self.lose(LinkError::Lost("the peer has ended it".to_owned()), false),
+                Some((Answer::Gone, _)) => return self.lose(LinkError::Lost("the peer has ended it".to_owned()), true),
                 Some((Answer::Cancelled, _)) | None => {
                                     return self.lose(LinkError::Lost("the peer answered nonsense".to_owned()), true);
                 }
@@ -383,7 +385,7 @@ impl MercuryLink {
                     events.on_go_away();
                 }
             }
-            Kind::Bye => self.lose(LinkError::Lost("the peer has closed the connection".to_owned()), false),
+            Kind::Bye => self.lose(LinkError::Lost("the peer has closed the connection".to_owned()), true),
         }
     }
 
@@ -455,15 +457,10 @@ impl MercuryLink {
                 self.lose(LinkError::Lost("the peer does not answer any more".to_owned()), false);
             }
             _ => {
-                // A plain peer may run handlers on the thread that would answer: it is asked again and again.
+                // A plain peer may run handlers on the thread that would answer: it is given more time, without end.
                 self.heard.store(now, Ordering::Relaxed);
-                let again = self.outgoing.lock().remove(&token::PING);
-                if let Some(unanswered) = again {
-                    unanswered.request.cancel();
-                    self.pinged.store(0, Ordering::Release);
-                }
-                if self.dialed && self.outgoing.lock().is_empty() {
-                    return;
+                if self.outgoing.lock().contains_key(&token::PING) {
+                    return self.pinged.store(0, Ordering::Release);
                 }
                 self.pinged.store(now.max(1), Ordering::Release);
                 if let Err(code) = self.hello(Purpose::Ping, token::PING) {
@@ -477,6 +474,14 @@ impl MercuryLink {
         LinkError::Connect(ConnectError::Unreachable { address: self.peer.clone(), source: Arc::new(source) })
     }
 
+    /// Ends all requests of ours without waiting for the peer.
+    pub(super) fn give_up(&self) {
+        let outgoing = std::mem::take(&mut *self.outgoing.lock());
+        for sent in outgoing.into_values() {
+            sent.request.cancel();
+        }
+    }
+
     /// Ends the link. `answer`: the peer is there, and is told so for each of its requests.
     pub(super) fn lose(&self, error: LinkError, answer: bool) {
         let before = self.state.swap(state::LOST, Ordering::AcqRel);
@@ -487,9 +492,19 @@ impl MercuryLink {
         if let Some(shared) = self.shared.upgrade() {
             shared.remove(self);
         }
-        let outgoing = std::mem::take(&mut *self.outgoing.lock());
-        for sent in outgoing.into_values() {
-            sent.request.cancel();
+        if answer {
+            // The peer ends them. Receives that were given up would leave its answers to nobody, and libfabric keeps
+            // such messages, until none of its buffers is left for others.
+            let left = {
+                let mut outgoing = self.outgoing.lock();
+                outgoing.values_mut().for_each(|sent| sent.cancelled = true);
+                !outgoing.is_empty()
+            };
+            if let (true, Some(shared)) = (left, self.shared.upgrade()) {
+                shared.leave_behind(self.this.clone());
+            }
+        } else {
+            self.give_up();
         }
         let incoming = std::mem::take(&mut *self.incoming.lock());
         if answer {
@@ -521,7 +536,6 @@ impl Replies for MercuryLink {
                 self.on_welcome(reply);
             }
             token::PING => {
-                // One that was given up has no say.
                 if self.outgoing.lock().remove(&token).is_some() {
                     self.on_pong(reply);
                 }
@@ -580,17 +594,19 @@ impl Link for MercuryLink {
     }
 
     fn cancel(&self, call: CallId) {
+        // The request stays until its answer comes, so that nothing arrives that nobody expects; see `lose`.
         let kin = self.state() == state::KIN;
-        let request = {
+        let too_many = {
             let mut outgoing = self.outgoing.lock();
+            let many = outgoing.len() > FORGOTTEN_MAX;
             let Some(sent) = outgoing.get_mut(&call.0) else { return };
             sent.cancelled = true;
-            sent.request.clone()
+            (many && !kin).then(|| sent.request.clone())
         };
         if kin {
-            // The peer's answer to this ends the request, so that nothing arrives that nobody expects.
+            // The peer answers at once then.
             self.tell(Kind::Cancel, call.0);
-        } else {
+        } else if let Some(request) = too_many {
             request.cancel();
         }
     }

@@ -65,6 +65,8 @@ struct Shared {
     links: Mutex<HashMap<u64, Arc<MercuryLink>>>,
     /// Links of plain peers that sent requests, by where they come from.
     guests: Mutex<HashMap<String, Arc<MercuryLink>>>,
+    /// Ended links on which answers may still come in.
+    left_behind: Mutex<Vec<Weak<MercuryLink>>>,
     accepted: AtomicUsize,
     /// Calls that could not be sent; their callers are told inside of `poll`.
     deferred: Mutex<Vec<(Arc<MercuryLink>, CallId, Code)>>,
@@ -128,6 +130,7 @@ impl MercuryTransport {
             polling: Mutex::new(()),
             links: Mutex::new(HashMap::new()),
             guests: Mutex::new(HashMap::new()),
+            left_behind: Mutex::new(Vec::new()),
             accepted: AtomicUsize::new(0),
             deferred: Mutex::new(Vec::new()),
             epoch: Instant::now(),
@@ -181,6 +184,12 @@ impl Shared {
     fn defer(&self, link: Arc<MercuryLink>, call: CallId, code: Code) {
         self.deferred.lock().push((link, call, code));
         self.wake();
+    }
+
+    fn leave_behind(&self, link: Weak<MercuryLink>) {
+        let mut left = self.left_behind.lock();
+        left.retain(|link| link.strong_count() > 0);
+        left.push(link);
     }
 
     fn add(&self, link: &Arc<MercuryLink>) {
@@ -457,6 +466,11 @@ impl Transport for MercuryTransport {
         let links: Vec<_> = self.shared.links.lock().values().cloned().collect();
         for link in links {
             link.close("the engine was shut down");
+        }
+        // Whoever has not answered by now need not.
+        let left = std::mem::take(&mut *self.shared.left_behind.lock());
+        for link in left.iter().filter_map(Weak::upgrade) {
+            link.give_up();
         }
         self.shared.tear_down();
     }
