@@ -57,7 +57,9 @@ fn run() -> Result<(), String> {
     let mut libraries = vec![mercury];
     for name in ["na", "mercury_util"] {
         libraries.push(find(name).map_err(|reason| {
-            format!("Mercury is installed and its part {name} is not found by pkg-config ({reason}): install Mercury anew")
+            format!(
+                "Mercury is installed and its part {name} is not found by pkg-config ({reason}): install Mercury anew"
+            )
         })?);
     }
     let argobots = match pkg_config::Config::new().atleast_version(ARGOBOTS).probe("argobots") {
@@ -131,14 +133,17 @@ fn library_directories(libraries: &[Library]) -> Vec<PathBuf> {
 }
 
 fn compile_shim(libraries: &[Library]) -> Result<(), String> {
-    cc::Build::new().file("shim/shim.c").includes(include_paths(libraries)).std("c11").try_compile("mochi_shim").map_err(
-        |error| {
+    cc::Build::new()
+        .file("shim/shim.c")
+        .includes(include_paths(libraries))
+        .std("c11")
+        .try_compile("mochi_shim")
+        .map_err(|error| {
             format!(
                 "Mercury is installed, and the C shim over it does not compile: are its headers there, and Boost's \
                  preprocessor headers if it was built with +boostsys? ({error}). {CHOICE}=off builds without it"
             )
-        },
-    )
+        })
 }
 
 fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
@@ -160,7 +165,9 @@ fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
         .layout_tests(true)
         .use_core();
     if argobots {
-        builder = builder.header_contents("argobots.h", "#include <abt.h>").allowlist_function("ABT_(init|finalize|initialized)");
+        builder = builder
+            .header_contents("argobots.h", "#include <abt.h>")
+            .allowlist_function("ABT_(init|finalize|initialized)");
     }
     // bindgen has no error for a missing libclang: it panics.
     let hook = panic::take_hook();

@@ -90,7 +90,10 @@ pub fn protocol_help(protocol: &str) -> Option<String> {
     Some(match protocol {
         "native+sm" => "shared memory is not part of this version; use tcp".to_owned(),
         _ if is_mercury(protocol) => {
-            format!("it needs Mercury, which this build does not link: {}; or use native+tcp, which needs no C library", mochi_sys::HOW_TO_INSTALL)
+            format!(
+                "it needs Mercury, which this build does not link: {}; or use native+tcp, which needs no C library",
+                mochi_sys::HOW_TO_INSTALL
+            )
         }
         _ => "no transport has that name; use tcp, or a full name such as native+tcp".to_owned(),
     })

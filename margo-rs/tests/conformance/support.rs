@@ -79,7 +79,6 @@ impl Setup {
         !self.protocol().starts_with("native+")
     }
 
-
     /// A server with the handlers that most tests use.
     pub(crate) fn serve(&self) -> Engine {
         with_handlers(self.server().listen().wait().expect("listening works"))

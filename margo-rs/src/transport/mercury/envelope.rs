@@ -121,7 +121,11 @@ impl Welcome {
 /// What a message in an envelope is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Request { rpc: RpcId, timeout_ms: u32, one_way: bool },
+    Request {
+        rpc: RpcId,
+        timeout_ms: u32,
+        one_way: bool,
+    },
     /// The response to the receiver's call, too large for a message.
     Response,
     /// The caller no longer wants the response.

@@ -380,10 +380,10 @@ impl Incoming {
         }
         Ok(read(Payload::Borrowed(bytes)))
     }
-
 }
 
-const EMPTY: hg::mochi_hg_payload = hg::mochi_hg_payload { data: ptr::null_mut(), size: 0, exact: false, fetched: false };
+const EMPTY: hg::mochi_hg_payload =
+    hg::mochi_hg_payload { data: ptr::null_mut(), size: 0, exact: false, fetched: false };
 
 /// # Safety
 /// The payload is one that Mercury gave out, and it lives for `'a`.

@@ -85,7 +85,13 @@ struct Sent {
 
 impl MercuryLink {
     /// A link that we open; its events go to `events`.
-    pub(super) fn dialed(shared: &Arc<Shared>, peer: Address, addr: Addr, id: u64, events: Arc<dyn LinkEvents>) -> Arc<Self> {
+    pub(super) fn dialed(
+        shared: &Arc<Shared>,
+        peer: Address,
+        addr: Addr,
+        id: u64,
+        events: Arc<dyn LinkEvents>,
+    ) -> Arc<Self> {
         Self::new(shared, peer, Some(addr), id, true, state::CONNECTING, Some(events))
     }
 
@@ -300,7 +306,7 @@ impl MercuryLink {
                 Some((Answer::Cancelled, _)) if sent.cancelled => return,
                 Some((Answer::Gone, _)) => return self.lose(LinkError::Lost("the peer has ended it".to_owned()), true),
                 Some((Answer::Cancelled, _)) | None => {
-                                    return self.lose(LinkError::Lost("the peer answered nonsense".to_owned()), true);
+                    return self.lose(LinkError::Lost("the peer answered nonsense".to_owned()), true);
                 }
             },
             Ok(payload) => payload,

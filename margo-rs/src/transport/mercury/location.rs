@@ -55,14 +55,13 @@ pub(super) fn listen_name(address: &Address) -> Result<String, ListenError> {
     if at.ip().is_ipv6() {
         return Err(ListenError::Location {
             address: address.clone(),
-            reason: "IPv6 is not supported over Mercury; name an IPv4 address or interface, or use native+tcp".to_owned(),
+            reason: "IPv6 is not supported over Mercury; name an IPv4 address or interface, or use native+tcp"
+                .to_owned(),
         });
     }
     // Mercury would only say that it does not start.
     match TcpListener::bind(at) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            Err(ListenError::InUse { address: address.clone() })
-        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse { address: address.clone() }),
         Err(source) => Err(ListenError::Io { address: address.clone(), source }),
         Ok(_) if at.port() == 0 => Ok(format!("{}://{}", address.protocol(), at.ip())),
         Ok(_) => Ok(format!("{}://{at}", address.protocol())),
