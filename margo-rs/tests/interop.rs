@@ -193,6 +193,67 @@ fn a_margo_server_that_dies_is_noticed(name: &'static str, protocol: &str) {
     client.shutdown().wait();
 }
 
+const THALLIUM_SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
+const THALLIUM_GREET: Rpc<String, String> = Rpc::new("greet");
+const DOUBLE: Rpc<Vec<f64>, Vec<f64>> = Rpc::new("double");
+
+fn a_thallium_server_is_called(name: &'static str, protocol: &str) {
+    watchdog(name);
+    let Some(program) = build("peer.cpp", "c++", "thallium", name) else { return };
+    let (mut process, address) = start(&program, protocol);
+    let client = client(protocol);
+    let to = client.lookup(&address).wait().unwrap();
+    let thallium = to.provider(ProviderId::THALLIUM);
+    assert_eq!(thallium.call(THALLIUM_SUM, &(40, -2)).wait().unwrap(), 38);
+    assert_eq!(thallium.call(THALLIUM_GREET, &"Rust".to_owned()).wait().unwrap(), "hello, Rust");
+    let values: Vec<f64> = (0..40_000).map(f64::from).collect();
+    let doubled = thallium.call(DOUBLE, &values).wait().unwrap();
+    assert!(doubled.iter().zip(&values).all(|(twice, once)| *twice == once * 2.0) && doubled.len() == values.len());
+    // Without Thallium's provider there is nothing.
+    assert!(matches!(to.call(THALLIUM_SUM, &(1, 1)).wait(), Err(CallError::NoSuchRpc { .. })));
+    to.shutdown_remote().wait().unwrap();
+    let ended = process.child.wait().unwrap();
+    assert!(ended.success(), "{ended}");
+}
+
+fn a_thallium_client_calls(name: &'static str, protocol: &str) {
+    watchdog(name);
+    let Some(program) = build("peer.cpp", "c++", "thallium", name) else { return };
+    let server = Engine::builder(protocol).rpc_threads(2).listen().wait().expect("listening works");
+    server.enable_remote_shutdown(|_| true);
+    let provider = server.provider(ProviderId::THALLIUM);
+    provider.register(THALLIUM_SUM, |_, (a, b)| async move { Ok(a + b) }).expect("free");
+    provider.register(THALLIUM_GREET, |_, name| async move { Ok(format!("hello, {name}")) }).expect("free");
+    let double = |values: Vec<f64>| values.into_iter().map(|value| value * 2.0).collect();
+    provider.register(DOUBLE, move |_, values| async move { Ok(double(values)) }).expect("free");
+    let Output { status, stdout, stderr } =
+        Command::new(&program).args(["call", server.address().as_str()]).output().expect("the peer starts");
+    let (told, log) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "{status}: {told}\n{log}");
+    assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), 4, "{told}");
+    server.wait().wait();
+}
+
+#[test]
+fn a_thallium_server_is_called_over_ofi_tcp() {
+    a_thallium_server_is_called("thallium_server_tcp", OFI_TCP);
+}
+
+#[test]
+fn a_thallium_server_is_called_over_na_sm() {
+    a_thallium_server_is_called("thallium_server_sm", NA_SM);
+}
+
+#[test]
+fn a_thallium_client_calls_over_ofi_tcp() {
+    a_thallium_client_calls("thallium_client_tcp", OFI_TCP);
+}
+
+#[test]
+fn a_thallium_client_calls_over_na_sm() {
+    a_thallium_client_calls("thallium_client_sm", NA_SM);
+}
+
 #[test]
 fn a_margo_server_is_called_over_ofi_tcp() {
     a_margo_server_is_called("margo_server_tcp", OFI_TCP);

@@ -127,10 +127,13 @@ fn a_deadline_holds_while_connecting(setup: Setup) {
     eventually(|| pair.client.load().links == 0);
     match pair.to.call(SUM, &(1, 1)).timeout(SHORT).wait() {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        // libfabric may notice that it is somebody else.
+        Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
     match in_tokio(pair.to.call(SUM, &(1, 1)).timeout(SHORT)) {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
     assert_idle(&pair.client);

@@ -38,6 +38,9 @@ pub(crate) use self::location::{is_literal, resolve};
 const DRAIN: Duration = Duration::from_secs(2);
 /// Longest wait where a plugin has no descriptor to wait for.
 const BLIND_WAIT: Duration = Duration::from_millis(1);
+/// Longest wait elsewhere. Not everything that a plugin has to do shows at its descriptor: libfabric's connections are
+/// made inside of its progress. Margo looks as often.
+const WAIT_MAX: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// The transport that this thread is inside of (its address), or 0.
@@ -426,18 +429,17 @@ impl Transport for MercuryTransport {
         if !self.shared.deferred.lock().is_empty() || fabric.as_ref().is_some_and(|fabric| fabric.is_ready()) {
             return;
         }
-        let mut wait = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
         let mut descriptors = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         if let Some(fabric) = &fabric {
             match fabric.descriptor() {
                 Some(descriptor) => descriptors.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN)),
-                None => wait = Some(wait.map_or(BLIND_WAIT, |wait| wait.min(BLIND_WAIT))),
+                None => wait = wait.min(BLIND_WAIT),
             }
         }
-        // A wait too long for the kernel's clock is one without end.
-        let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
         // A signal ends the wait early, as any event does.
-        let _ = poll(&mut descriptors, wait.as_ref());
+        let _ = poll(&mut descriptors, Some(&wait));
         let _ = rustix::io::read(&self.shared.wake, &mut [0u8; 8]);
     }
 
