@@ -111,7 +111,7 @@ fn server(protocol: &str) -> (Engine, Provider) {
 }
 
 fn greeting(name: HgString) -> HgString {
-    HgString::new(&format!("hello, {}", name.into_string().unwrap_or_default()))
+    HgString::new(format!("hello, {}", name.into_string().unwrap_or_default()))
 }
 
 fn pattern(size: usize) -> Blob {

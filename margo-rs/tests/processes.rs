@@ -29,7 +29,7 @@ fn eventually(what: impl Fn() -> bool) {
 }
 
 fn serve() -> Engine {
-    let server = Engine::listen("tcp://127.0.0.1").wait().unwrap();
+    let server = Engine::listen("native+tcp://127.0.0.1").wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
     server.register(HANG, |_, ()| std::future::pending()).unwrap();
     server
@@ -53,14 +53,14 @@ fn role() {
             server.wait().wait();
         }
         ["hang", address, count] => {
-            let client = Engine::connect("tcp").unwrap();
+            let client = Engine::connect("native+tcp").unwrap();
             let to = client.lookup(address).wait().unwrap();
             let calls: Vec<_> = (0..count.parse().unwrap()).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
             say("started");
             calls.into_iter().for_each(|call| drop(call.wait()));
         }
         ["idle", address] => {
-            let client = Engine::connect("tcp").unwrap();
+            let client = Engine::connect("native+tcp").unwrap();
             let to = client.lookup(address).wait().unwrap();
             for n in 0..100 {
                 // Deadlines that will have passed when it is watched, and then must not be in anybody's way.
@@ -136,7 +136,7 @@ impl Drop for Process {
 }
 
 fn reach(process: &Process) -> (Engine, Endpoint) {
-    let client = Engine::connect("tcp").unwrap();
+    let client = Engine::connect("native+tcp").unwrap();
     let to = client.lookup(&process.says).wait().unwrap();
     (client, to)
 }

@@ -6,16 +6,25 @@
 //!
 //! # Guarantees
 //!
-//! | | `native+tcp` | calls to self |
-//! |---|---|---|
-//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | yes |
-//! | a request is delivered | at most once | at most once |
-//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes |
-//! | a peer process that dies is noticed | at once | |
-//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | |
-//! | responses may be larger than requests | yes | yes |
-//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same |
-//! | user of the peer known | no | yes, it is this process |
+//! | | `native+tcp` | Mercury | calls to self |
+//! |---|---|---|---|
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it | yes |
+//! | a request is delivered | at most once | at most once | at most once |
+//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | as the network does | yes |
+//! | nobody at an address | refused at once | `na+sm` at once; else [`connect_timeout`](crate::Limits::connect_timeout) | |
+//! | a peer that ends is noticed | at once | a peer of this crate at once; others by the next row | |
+//! | a peer process that dies is noticed | at once | by a ping: within 1.6 times [`keepalive`](crate::Limits::keepalive) if it is of this crate, or else once a ping cannot be sent | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | as a process | |
+//! | cancelling reaches the server | yes | if it is of this crate | yes |
+//! | a plain client that leaves is noticed | | it is forgotten after 6 times [`keepalive`](crate::Limits::keepalive) without a request | |
+//! | responses may be larger than requests | yes | yes | yes |
+//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same; what is larger is refused only after Mercury has fetched it | the same |
+//! | memory for what arrives is taken | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
+//! | user of the peer known | no | no; `na+sm` is open to processes of the same user only | yes, it is this process |
+//!
+//! A peer of this crate is told from others by Mercury with a hello (see `transport::mercury`). Two plain peers that call each
+//! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
+//! like the requests of the other. Engines of this crate avoid that among themselves.
 //!
 //! What every transport owes the engine:
 //! * For each request that [`Link::request`] took and that wants a response, exactly one of: one

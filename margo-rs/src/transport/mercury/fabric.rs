@@ -28,6 +28,9 @@ const ADDRESS_MAX: usize = crate::address::ADDRESS_MAX;
 /// Requests that a fresh context is ready to receive, and how many are added when they run out. As Margo does.
 const POSTED: u32 = 256;
 
+/// Held while a class begins or ends: in one process, shared memory's directories are made and removed by all.
+static BEGIN_OR_END: Mutex<()> = Mutex::new(());
+
 /// Takes the requests that arrive.
 pub(super) trait Receiver: Send + Sync {
     /// A request of an RPC that was [registered](Fabric::register). Runs inside [`Fabric::trigger`].
@@ -62,6 +65,12 @@ unsafe impl Sync for Fabric {}
 impl Fabric {
     /// Starts Mercury. `None` if it refuses; it gives no reason but in its own log.
     pub(super) fn start(name: &CStr) -> Option<Arc<Self>> {
+        let _alone = BEGIN_OR_END.lock();
+        if std::env::var_os("HG_LOG_LEVEL").is_none() {
+            // Its reasons are for who asks for them; programs say in one line of their own what went wrong.
+            // SAFETY: a constant text that ends with NUL.
+            unsafe { hg::HG_Set_log_level(c"none".as_ptr()) };
+        }
         let mut info = std::mem::MaybeUninit::<hg::hg_init_info>::zeroed();
         // SAFETY: the shim assigns the whole structure.
         unsafe { hg::mochi_hg_init_info_default(info.as_mut_ptr()) };
@@ -197,6 +206,7 @@ impl Drop for Fabric {
             tracing::error!(reason = explain(code), "Mercury's context cannot be ended; it is left behind");
             return;
         }
+        let _alone = BEGIN_OR_END.lock();
         // SAFETY: the only context is gone, and nobody else has the class.
         let code = unsafe { hg::HG_Finalize(self.class.as_ptr()) };
         if code != hg::HG_SUCCESS {

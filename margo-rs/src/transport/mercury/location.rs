@@ -71,8 +71,8 @@ pub(super) fn listen_name(address: &Address) -> Result<String, ListenError> {
 /// Why Mercury may not have started.
 pub(super) fn why_not(address: &Address) -> String {
     format!(
-        "Mercury does not start with it; its own log on the standard error says why. Was Mercury built with the plugin \
-         of {}, and has this host its network?",
+        "Mercury does not start with it; with HG_LOG_LEVEL=error in the environment it says why. Was Mercury built with \
+         the plugin of {}, and has this host its network?",
         base(address.protocol())
     )
 }
