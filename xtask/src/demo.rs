@@ -80,6 +80,8 @@ fn run_stage(stage: &str, programs: &Path, socket: Option<&Path>) -> Outcome {
 
 fn program(programs: &Path, name: &str, argument: &str, socket: Option<&Path>) -> Command {
     let mut command = Command::new(programs.join(name));
+    // See tests/examples/process.rs.
+    command.env("IPATH_NO_BACKTRACE", "1");
     command.arg(argument);
     if let Some(socket) = socket {
         command.env(SOCKET_VARIABLE, socket);
