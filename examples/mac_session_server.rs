@@ -6,10 +6,10 @@
 //! What it teaches: session ids are random and come from the server; the user of a call is the one its session
 //! was opened by; and a table that peers can make grow has a limit.
 //!
-//! What it still lacks: sessions end only with the server, so a user who opens his share of them is out until then. As in stage 2 the token covers neither arguments nor
-//! answers, nothing is encrypted, calls of one session have to come in order, and the client cannot tell
-//! who the server is. The id in the answer is not protected either: changed on the way, it makes the session useless,
-//! but never someone else's.
+//! What it still lacks: sessions end only with the server, so a user who opens his share of them is out until then. As
+//! in stage 2 the token covers neither arguments nor answers, nothing is encrypted, calls of one session have to come
+//! in order, and the client cannot tell who the server is. The id in the answer is not protected either: changed on the
+//! way, it makes the session useless, but never someone else's. Stage 4 leaves all that to `mochi-auth`.
 //!
 //! Usage: `mac_session_server PROTOCOL`, for example `mac_session_server tcp://127.0.0.1`.
 

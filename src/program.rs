@@ -17,9 +17,18 @@ const ERROR_MAX: usize = 1000;
 
 /// Sends logs to standard error, at level `warn` unless `MOCHI_LOG` (or else `RUST_LOG`) says otherwise.
 pub fn log_to_stderr() {
+    log_at("warn");
+}
+
+/// As [`log_to_stderr`], with the whole audit log of authentication unless told otherwise.
+pub fn log_with_audit() {
+    log_at("warn,mochi_auth::audit=info");
+}
+
+fn log_at(default: &str) {
     let filter = EnvFilter::try_from_env("MOCHI_LOG").or_else(|_| EnvFilter::try_from_default_env());
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn")))
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(default)))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();

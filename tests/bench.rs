@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-const CASES: [&str; 8] = [
+const CASES: [&str; 14] = [
     "call/0B/1",
     "call/64B/1",
     "call/1KiB/1",
@@ -13,6 +13,12 @@ const CASES: [&str; 8] = [
     "call/64B/64",
     "call/1KiB/64",
     "call/64KiB/64",
+    "pull/64KiB",
+    "pull/1MiB",
+    "pull/16MiB",
+    "push/64KiB",
+    "push/1MiB",
+    "push/16MiB",
 ];
 
 fn bench(arguments: &[&str]) -> Output {
@@ -82,6 +88,19 @@ fn the_table_has_the_chosen_cases_only() {
 }
 
 #[test]
+fn sessions_are_measured_on_request_next_to_plain_calls() {
+    let quick = ["--json", "--duration", "0.05", "--rounds", "1", "--auth", "--cases", "sealed/64B,handshake"];
+    let report = json(&quick);
+    assert_eq!(names(&report), ["sealed/64B/1", "sealed/64B/64", "handshake"]);
+    for row in report["rows"].as_array().expect("rows") {
+        assert!(row["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0 && ratio.is_finite()), "{row}");
+    }
+    assert!(error_line(&["--cases", "sealed"]).contains("--auth"));
+    let error = error_line(&["--auth", "munge", "--munge-socket", "/nonexistent/socket", "--cases", "handshake"]);
+    assert!(error.contains("/nonexistent/socket"), "{error}");
+}
+
+#[test]
 fn each_kind_of_progress_and_one_processor_for_both_are_measured() {
     for options in [&["--progress", "busy"][..], &["--progress", "park"], &["--pin", "0,0"]] {
         let quick = ["--json", "--cases", "64B/1", "--duration", "0.02", "--rounds", "1"];
@@ -130,9 +149,12 @@ fn no_server_outlives_the_tool() {
     use std::io::{BufRead, BufReader, Read};
     use std::process::Stdio;
 
-    for part in
-        [&["serve", "native+tcp://127.0.0.1", "--progress", "busy"][..], &["floor", "--frame", "1", "--in-flight", "1"]]
-    {
+    for part in [
+        &["serve", "native+tcp://127.0.0.1", "--progress", "busy"][..],
+        &["floor", "--frame", "1", "--in-flight", "1"],
+        &["serve-bulk", "native+tcp://127.0.0.1", "--progress", "park"],
+        &["stream", "--size", "1"],
+    ] {
         let mut server = Command::new(env!("CARGO_BIN_EXE_mochi"))
             .arg("bench")
             .args(part)

@@ -1,8 +1,11 @@
 //! The `mochi` tool as its users and their scripts see it.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output};
 
 use margo_rs::Engine;
+use mochi_auth::mechanism::key_file::Key;
 
 fn mochi(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
@@ -51,6 +54,7 @@ fn wrong_arguments_exit_with_2() {
         &["ping", "not an address"],
         &["shutdown"],
         &["shutdown", "127.0.0.1:1"],
+        &["keygen", "a name without its option"],
     ] {
         let output = mochi(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -105,4 +109,40 @@ async fn shutdown_is_refused_unless_the_server_allows_it() {
     stdout(&mochi_async(&["shutdown", &address]).await);
     let stopped = tokio::time::timeout(std::time::Duration::from_secs(30), engine.wait()).await;
     assert!(stopped.is_ok(), "the server is still there");
+}
+
+#[test]
+fn keygen_makes_a_key_file_that_only_its_owner_can_read() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.key");
+    let text = stdout(&mochi(&["keygen", "--output", path.to_str().expect("UTF-8")]));
+    let key = Key::load(&path).expect("a key file");
+    assert!(text.contains(&key.id().to_string()) && text.contains(path.to_str().expect("UTF-8")), "{text}");
+    assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o7777, 0o600);
+    let secret = fs::read_to_string(&path).expect("a line").trim_end().replace("hgrpc1-key:", "");
+    assert_eq!(secret.len(), 64);
+    assert!(!text.contains(&secret), "the key itself is printed");
+
+    let other = directory.path().join("b.key");
+    stdout(&mochi(&["keygen", "-o", other.to_str().expect("UTF-8")]));
+    assert_ne!(Key::load(&other).expect("a key file").id(), key.id());
+}
+
+#[test]
+fn keygen_replaces_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("a.key");
+    for (name, before) in [("a.key", Some("something dear")), ("link.key", None), ("no/such/directory.key", None)] {
+        let path = directory.path().join(name);
+        if let Some(before) = before {
+            fs::write(&path, before).expect("a file");
+        }
+        if name == "link.key" {
+            std::os::unix::fs::symlink("elsewhere", &path).expect("a link");
+        }
+        let error = error_line(&mochi(&["keygen", "--output", path.to_str().expect("UTF-8")]));
+        assert!(error.contains(name), "{error}");
+    }
+    assert_eq!(fs::read_to_string(&path).expect("a file"), "something dear");
+    assert!(!directory.path().join("elsewhere").exists());
 }

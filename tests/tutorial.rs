@@ -16,19 +16,21 @@ fn the_files_of_the_tutorial_compile() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(here.join("docs/tutorial.md")).unwrap();
     let package = tempfile::tempdir().unwrap();
-    let margo_rs = here.join("margo-rs");
+    let (margo_rs, mochi_auth) = (here.join("margo-rs"), here.join("auth"));
     let manifest = format!(
         "[package]\nname = \"kv\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
          serde = {{ version = \"1\", features = [\"derive\"] }}\n\
          tokio = {{ version = \"1\", features = [\"rt-multi-thread\", \"macros\", \"signal\"] }}\n\
-         margo-rs = {{ path = {margo_rs:?} }}\n"
+         margo-rs = {{ path = {margo_rs:?} }}\n\
+         mochi-auth = {{ path = {mochi_auth:?} }}\n"
     );
     fs::create_dir_all(package.path().join("src/bin")).unwrap();
     fs::write(package.path().join("Cargo.toml"), manifest).unwrap();
     // The versions that are here already: nothing is downloaded.
     fs::copy(here.join("Cargo.lock"), package.path().join("Cargo.lock")).unwrap();
-    for file in ["src/lib.rs", "src/bin/kv-server.rs", "src/bin/kv-client.rs"] {
-        fs::write(package.path().join(file), block(&text, &format!("`{file}`"))).unwrap();
+    let files = ["lib", "bin/kv-server", "bin/kv-client", "bin/kv-users-server", "bin/kv-users-client"];
+    for file in files.map(|file| format!("src/{file}.rs")) {
+        fs::write(package.path().join(&file), block(&text, &format!("`{file}`"))).unwrap();
     }
     let checked = Command::new(env!("CARGO"))
         .args(["check", "--offline", "--quiet"])

@@ -23,7 +23,7 @@ const BODY: [u8; 64] = [7; 64];
 
 fn policy() -> ServerPolicy {
     ServerPolicy {
-        id: ServerId::of("bench"),
+        ids: vec![(MechanismId::KeyFile, ServerId::of("bench"))],
         mechanisms: vec![MechanismId::KeyFile],
         suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
         protections: vec![Protection::Sealed, Protection::IntegrityOnly],

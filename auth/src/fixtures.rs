@@ -44,9 +44,15 @@ pub(crate) fn terms() -> Terms {
     }
 }
 
+pub(crate) fn server_id() -> ServerId {
+    ServerId::of("uid:2003|tcp://h:1234|group")
+}
+
 pub(crate) fn policy() -> ServerPolicy {
     ServerPolicy {
-        id: ServerId::of("uid:2003|tcp://h:1234|group"),
+        ids: [MechanismId::KeyFile, MechanismId::Munge, MechanismId::PeerCredentials]
+            .map(|id| (id, server_id()))
+            .into(),
         mechanisms: vec![MechanismId::KeyFile, MechanismId::Munge, MechanismId::PeerCredentials],
         suites: SUITES.to_vec(),
         protections: PROTECTIONS.to_vec(),
@@ -56,7 +62,7 @@ pub(crate) fn policy() -> ServerPolicy {
 
 pub(crate) fn offer() -> Offer<'static> {
     Offer {
-        server: policy().id,
+        server: server_id(),
         mechanism: MechanismId::KeyFile,
         suites: &SUITES,
         protection: Protection::Sealed,

@@ -5,19 +5,45 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use margo_rs::wire::{Budget, Event, HELLO_LEN, Hello, Inbound, InboundLimits};
+use margo_rs::bulk::Refusal;
+use margo_rs::wire::{Budget, Event, HELLO_LEN, Hello, Inbound, InboundLimits, Outbound, Transfers};
 
 const LIMITS: InboundLimits =
     InboundLimits { max_frame: 32 * 1024, max_message: 64 * 1024, max_bytes: 128 * 1024, max_messages: 4 };
 
-fn check(event: Event<'_>) {
+/// What a transport does with the frames of bulk transfers, where every wish is refused: nothing gets a place for data, and
+/// what is answered grows no faster than what is asked.
+fn bulk(event: Event<'_>, transfers: &mut Transfers, out: &mut Outbound) {
+    match event {
+        Event::Transfer(call, direction, _) => {
+            if let Ok(true) = transfers.handle_wish(call, out) {
+                transfers.serve(call, direction, Err(Refusal::Forged), out);
+            }
+        }
+        Event::DataBegins(direction, call, length, target) => {
+            *target = transfers.target(direction, call, length).expect("nothing was agreed on");
+            assert!(target.is_none());
+        }
+        Event::DataEnds(..) => unreachable!("data without a place"),
+        Event::TransferEnd(call, code) => assert_eq!(transfers.handle_end(call, code, out), Ok(None)),
+        Event::PushReady(call) => transfers.handle_ready(call, out),
+        Event::TransferCancel(call) => transfers.handle_cancel(call, out),
+        _ => {}
+    }
+    assert!(!transfers.expects_data());
+}
+
+fn check(event: Event<'_>, transfers: &mut Transfers, out: &mut Outbound) {
     let length = match event {
         Event::ResponseBegins(call, wanted) => {
             *wanted = call & 1 == 0;
             0
         }
         Event::Request(_, _, payload) | Event::Response(_, payload) => payload.bytes().len(),
-        _ => 0,
+        other => {
+            bulk(other, transfers, out);
+            0
+        }
     };
     assert!(length as u64 <= LIMITS.max_message);
 }
@@ -34,6 +60,8 @@ fuzz_target!(|input: &[u8]| {
     let (direct, mut step) = (pick & 1 == 1, usize::from(pick >> 1) + 1);
     let budget = Arc::new(Budget::new(96 * 1024));
     let mut inbound = Inbound::new(LIMITS, budget.clone());
+    let (mut transfers, mut out) = (Transfers::new(4), Outbound::new(32 * 1024));
+    let mut check = |event: Event<'_>| check(event, &mut transfers, &mut out);
     while !bytes.is_empty() {
         let now = step.min(bytes.len());
         // Pieces of growing length, so that one input has both small ones and large ones.
@@ -53,5 +81,6 @@ fuzz_target!(|input: &[u8]| {
         assert!(budget.claimed() <= 96 * 1024);
     }
     drop(inbound);
+    assert!(out.queued() <= input.len());
     assert_eq!(budget.claimed(), 0);
 });

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 /// Buffers kept per thread.
 const POOLED_BUFFERS_MAX: usize = 64;
@@ -74,6 +74,14 @@ impl Buffer {
         buffer
     }
 
+    /// A vector, recycled where one is at hand, of `header` zeros and with room for so many more bytes.
+    pub fn room_for(header: usize, room: usize) -> Vec<u8> {
+        let mut bytes = Self::with_room(header + room).into_vec();
+        bytes.resize(header, 0);
+        bytes.reserve(room);
+        bytes
+    }
+
     /// The bytes as a plain vector.
     pub fn into_vec(mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
@@ -110,6 +118,12 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
     }
 }
 

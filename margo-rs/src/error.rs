@@ -1,6 +1,7 @@
 //! Errors, one type per operation, each variant showing whose fault it was.
 
 use crate::address::{Address, AddressError};
+use crate::bulk::TransferError;
 use crate::codec::{DecodeError, EncodeError};
 use crate::rpc::{ProviderId, RpcId};
 use std::error::Error;
@@ -222,6 +223,10 @@ pub enum CallError {
         /// The handler's words, or empty.
         message: String,
     },
+    /// A bulk transfer failed: seen as [`BulkError`](crate::bulk::BulkError), never by a call.
+    #[error(transparent)]
+    #[doc(hidden)]
+    Transfer(TransferError),
     /// A status that this side does not know.
     #[error("the server answered with status {0}")]
     Status(i32),

@@ -30,6 +30,7 @@
 
 mod address;
 mod buffer;
+pub mod bulk;
 mod client;
 pub mod codec;
 mod engine;
@@ -45,12 +46,12 @@ pub mod wire;
 
 pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
-pub use client::{Call, Endpoint, Lookup, ProviderHandle, RawCall};
+pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
-pub use engine::{Builder, Engine, Load, Progress, Shutdown, Wait};
+pub use engine::{Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait};
 pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
 pub use exec::Pool;
 pub use limits::Limits;
-pub use rpc::{NO_PARENT, ProviderId, Rpc, RpcId, legacy_mux_id};
+pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};
 pub use transport::protocol_help;

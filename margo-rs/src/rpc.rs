@@ -188,6 +188,25 @@ impl<In> Rpc<In, ()> {
 }
 
 // By hand, because derived ones would ask the same of `In` and `Out`.
+/// An RPC without its types, for handlers and calls of raw bytes: made of a name or an [`Rpc`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawRpc<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) response_disabled: bool,
+}
+
+impl<'a> From<&'a str> for RawRpc<'a> {
+    fn from(name: &'a str) -> Self {
+        Self { name, response_disabled: false }
+    }
+}
+
+impl<In, Out> From<Rpc<In, Out>> for RawRpc<'static> {
+    fn from(rpc: Rpc<In, Out>) -> Self {
+        Self { name: rpc.name, response_disabled: rpc.response_disabled }
+    }
+}
+
 impl<In, Out> Clone for Rpc<In, Out> {
     fn clone(&self) -> Self {
         *self

@@ -7,10 +7,13 @@ use super::sample::Sample;
 
 /// Payload sizes of calls, in bytes.
 const CALL_SIZES: [usize; 4] = [0, 64, 1 << 10, 64 << 10];
+/// Sizes of bulk transfers, in bytes.
+const BULK_SIZES: [usize; 3] = [64 << 10, 1 << 20, 16 << 20];
 /// Calls in flight.
 const DEPTHS: [usize; 2] = [1, 64];
 
-/// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight.
+/// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight. Bulk
+/// transfers come one after the other: `pull/16MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub(super) kind: Kind,
@@ -24,6 +27,14 @@ pub(super) struct Case {
 pub(super) enum Kind {
     /// An RPC that echoes its argument.
     Call,
+    /// The same in an authenticated session.
+    Sealed,
+    /// The making of a session.
+    Handshake,
+    /// A bulk transfer from the server's memory.
+    Pull,
+    /// A bulk transfer into the server's memory.
+    Push,
 }
 
 /// What a case is about, and so what its ratio compares.
@@ -52,22 +63,47 @@ impl Aspect {
 
 impl Case {
     pub(super) fn all() -> impl Iterator<Item = Case> {
-        DEPTHS
-            .into_iter()
-            .flat_map(|in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind: Kind::Call, size, in_flight }))
+        let echoes = |kind| {
+            DEPTHS
+                .into_iter()
+                .flat_map(move |in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind, size, in_flight }))
+        };
+        let moves = |kind| BULK_SIZES.into_iter().map(move |size| Case { kind, size, in_flight: 1 });
+        let handshake = Case { kind: Kind::Handshake, size: 0, in_flight: 1 };
+        let plain = echoes(Kind::Call).chain(moves(Kind::Pull)).chain(moves(Kind::Push));
+        plain.chain(echoes(Kind::Sealed)).chain([handshake])
+    }
+
+    /// Whether it is about authenticated sessions.
+    pub(super) fn is_of_auth(&self) -> bool {
+        matches!(self.kind, Kind::Sealed | Kind::Handshake)
+    }
+
+    /// The case without a session that it is compared with.
+    pub(super) fn plain(self) -> Case {
+        Case { kind: Kind::Call, ..self }
     }
 
     pub(super) fn aspect(&self) -> Aspect {
-        if self.in_flight == 1 { Aspect::Latency } else { Aspect::Rate }
+        match self.kind {
+            Kind::Pull | Kind::Push => Aspect::Rate,
+            _ if self.in_flight == 1 => Aspect::Latency,
+            _ => Aspect::Rate,
+        }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Call => "call",
-        };
-        f.pad(&format!("{kind}/{}/{}", Size(self.size), self.in_flight))
+        let Case { kind, size, in_flight } = *self;
+        let size = Size(size);
+        f.pad(&match kind {
+            Kind::Call => format!("call/{size}/{in_flight}"),
+            Kind::Sealed => format!("sealed/{size}/{in_flight}"),
+            Kind::Handshake => return f.pad("handshake"),
+            Kind::Pull => format!("pull/{size}"),
+            Kind::Push => format!("push/{size}"),
+        })
     }
 }
 
@@ -123,13 +159,15 @@ mod tests {
         assert_eq!(case(1500, 1), "call/1500B/1");
         assert_eq!(case(64 << 10, 1), "call/64KiB/1");
         assert_eq!(case(16 << 20, 1), "call/16MiB/1");
+        assert_eq!(Case { kind: Kind::Pull, size: 16 << 20, in_flight: 1 }.to_string(), "pull/16MiB");
+        assert_eq!(Case { kind: Kind::Push, size: 64 << 10, in_flight: 1 }.to_string(), "push/64KiB");
     }
 
     #[test]
     fn a_filter_that_no_case_has_is_an_error_that_names_the_cases() {
         assert!("64B/1".parse::<Filter>().is_ok());
         let deep = ["/64$".parse().unwrap()];
-        assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), CALL_SIZES.len());
+        assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), 2 * CALL_SIZES.len());
         assert!("nothing".parse::<Filter>().unwrap_err().contains("call/64KiB/64"));
     }
 }

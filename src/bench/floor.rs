@@ -212,14 +212,14 @@ impl Client {
     }
 }
 
-fn ready(stream: TcpStream) -> io::Result<TcpStream> {
+pub(super) fn ready(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
 /// `None` for what cannot be done now.
-fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
+pub(super) fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
     match result {
         Ok(count) => Ok(Some(count)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
@@ -228,7 +228,7 @@ fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
 }
 
 /// Spinning, though not for ever.
-struct Waiting {
+pub(super) struct Waiting {
     polite: bool,
     idle_turns: u64,
     idle_since: Option<Instant>,
@@ -238,12 +238,12 @@ impl Waiting {
     /// Looks in vain between two looks at the clock.
     const CLOCK: u64 = 1 << 16;
 
-    fn new(polite: bool) -> Self {
+    pub(super) fn new(polite: bool) -> Self {
         Self { polite, idle_turns: 0, idle_since: None }
     }
 
     /// To be called after each look.
-    fn turn(&mut self, moved: bool) -> io::Result<()> {
+    pub(super) fn turn(&mut self, moved: bool) -> io::Result<()> {
         if moved {
             (self.idle_turns, self.idle_since) = (0, None);
             return Ok(());

@@ -4,7 +4,9 @@
 //! case.rs      what can be measured, and its names
 //! rounds.rs    the order of measurements, and the round in the middle of them
 //! calls/       RPC echo: the server process and the client
+//! bulk/        transfers: the server process and the client
 //! floor.rs     the same bytes over a spinning socket: the server process and the client
+//! stream.rs    the same for bulk data, which goes one way
 //! process.rs   server processes, which end with us
 //! sample.rs    times of one measurement
 //! report.rs    the table and the JSON
@@ -14,6 +16,7 @@
 //! Every measurement has a server process of its own, so that a server that never parks does not take a processor
 //! from the floor, and so that the luck of one process is not the result.
 
+mod bulk;
 mod calls;
 mod case;
 mod floor;
@@ -22,8 +25,10 @@ mod process;
 mod report;
 mod rounds;
 mod sample;
+mod stream;
 
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
@@ -44,8 +49,12 @@ The floor is the same number of payload bytes, without any header, echoed over a
 never sleep: they read what is there and answer it with one write. (It is measured with and without sched_yield; the \
 better one counts.) Each round measures both. The ratio is the figure \
 over its floor: of the median times for `/1` (1 is best, higher is slower), of the calls per second for `/64` (1 is best, \
-lower is slower). All figures of a row are those of one round, the one with the \
-median ratio. B/s counts payload, one way.";
+lower is slower). `pull` and `push` move bulk data between memory of the two processes, one transfer after the other; \
+their floor is bytes that stream over a bare socket without a pause, and the ratio is of transfers per second. All figures \
+of a row are those of one round, the one with the median ratio. B/s counts payload, one way.
+
+With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind. The floor of a \
+handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential.";
 
 #[derive(Args)]
 #[command(
@@ -68,6 +77,10 @@ enum Part {
     Serve(calls::server::Arguments),
     #[command(hide = true)]
     Floor(floor::Arguments),
+    #[command(hide = true)]
+    ServeBulk(bulk::server::Arguments),
+    #[command(hide = true)]
+    Stream(stream::Arguments),
 }
 
 #[derive(Args)]
@@ -95,6 +108,14 @@ struct Options {
     /// How both engines wait
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     progress: Waiting,
+
+    /// Measure authenticated sessions instead: sealed calls next to plain ones, and handshakes
+    #[arg(long, value_enum, value_name = "MECHANISM", num_args = 0..=1, default_missing_value = "key")]
+    auth: Option<calls::Mechanism>,
+
+    /// Socket of munged, for `--auth munge`
+    #[arg(long, value_name = "PATH", requires = "auth")]
+    munge_socket: Option<PathBuf>,
 
     /// Processors to keep client and server on, of calls and floor alike; `0,0` puts both on one
     #[arg(long, value_name = "CLIENT,SERVER")]
@@ -145,6 +166,8 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         None => measure(&arguments.options),
         Some(Part::Serve(arguments)) => calls::server::run(&arguments),
         Some(Part::Floor(arguments)) => floor::serve(&arguments),
+        Some(Part::ServeBulk(arguments)) => bulk::server::run(&arguments),
+        Some(Part::Stream(arguments)) => stream::serve(&arguments),
     };
     match thread::Builder::new().name("bench".to_owned()).spawn(work)?.join() {
         Ok(outcome) => outcome,
@@ -158,7 +181,11 @@ fn measure(options: &Options) -> Outcome {
     if let Some(pins) = options.pin {
         machine::pin(pins.client)?;
     }
-    let cases: Vec<Case> = Case::all().filter(|case| Filter::any(&options.cases, case)).collect();
+    let wanted = |case: &Case| case.is_of_auth() == options.auth.is_some() && Filter::any(&options.cases, case);
+    let cases: Vec<Case> = Case::all().filter(wanted).collect();
+    if cases.is_empty() {
+        return Err("no case left: `sealed` and `handshake` need --auth, and the others are measured without it".into());
+    }
     let mut rows = Vec::new();
     for (number, &case) in cases.iter().enumerate() {
         let show = |round: u32| show_progress(number + 1, cases.len(), case, round, options.rounds);

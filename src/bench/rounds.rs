@@ -4,10 +4,24 @@ use std::time::Duration;
 
 use mochi_rs::program::Outcome;
 
-use super::case::Case;
+use super::case::{Case, Kind};
 use super::report::Row;
 use super::sample::Sample;
-use super::{Options, calls, floor};
+use super::{Options, bulk, calls, floor, stream};
+
+/// What the case is compared with.
+fn floor_of(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
+    match case.kind {
+        Kind::Call => floor::measure(options, case, span),
+        Kind::Pull | Kind::Push => stream::measure(options, case, span),
+        Kind::Sealed => calls::measure(options, case.plain(), span),
+        Kind::Handshake => {
+            let mut plain = calls::measure(options, case.plain(), span)?;
+            plain.p50_us += calls::daemon_time(options, span)?.as_secs_f64() * 1e6;
+            Ok(plain)
+        }
+    }
+}
 
 /// How long one measurement of one round takes.
 #[derive(Clone, Copy)]
@@ -22,6 +36,13 @@ struct Pair {
     floor: Sample,
 }
 
+fn figure_of(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
+    match case.kind {
+        Kind::Pull | Kind::Push => bulk::measure(options, case, span),
+        _ => calls::measure(options, case, span),
+    }
+}
+
 /// Measures a case and its floor in turns; every other round begins with the case, so that a steady drift cancels.
 pub(super) fn measure(options: &Options, case: Case, show: impl Fn(u32)) -> Outcome<Row> {
     let span = Span { warmup: options.warmup, duration: options.duration / options.rounds };
@@ -29,11 +50,11 @@ pub(super) fn measure(options: &Options, case: Case, show: impl Fn(u32)) -> Outc
     for round in 1..=options.rounds {
         show(round);
         let pair = if round % 2 == 1 {
-            let floor = floor::measure(options, case, span)?;
-            Pair { figure: calls::measure(options, case, span)?, floor }
+            let floor = floor_of(options, case, span)?;
+            Pair { figure: figure_of(options, case, span)?, floor }
         } else {
-            let figure = calls::measure(options, case, span)?;
-            Pair { figure, floor: floor::measure(options, case, span)? }
+            let figure = figure_of(options, case, span)?;
+            Pair { figure, floor: floor_of(options, case, span)? }
         };
         pairs.push(pair);
     }

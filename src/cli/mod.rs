@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed (with one line on standard error), 2 wrong arguments.
 
 mod info;
+mod keygen;
 mod ping;
 mod shutdown;
 
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Ask a server to shut down; it must allow that
     Shutdown(shutdown::Arguments),
+    /// Make a key file, for authentication without MUNGE
+    Keygen(keygen::Arguments),
 }
 
 /// Runs the chosen subcommand.
@@ -42,5 +45,6 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
         Command::Ping(arguments) => ping::run(&arguments).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::Shutdown(arguments) => shutdown::run(&arguments).await,
+        Command::Keygen(arguments) => keygen::run(&arguments),
     }
 }

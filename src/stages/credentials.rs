@@ -12,6 +12,19 @@ use crate::program::Outcome;
 /// How long a credential is good for: enough for one call, whatever the clocks of the two hosts say.
 const LIFETIME: Duration = Duration::from_secs(60);
 
+/// The munged at `socket`; without one the munged at `MUNGE_SOCKET`, or the one libmunge knows if that is not set.
+///
+/// # Errors
+/// The path cannot be that of a socket.
+pub fn munge_at(socket: Option<&Path>) -> Outcome<Munge> {
+    let socket = socket.map(Path::to_path_buf).or_else(|| Some(std::env::var_os("MUNGE_SOCKET")?.into()));
+    let munge = Munge::builder();
+    Ok(match socket {
+        Some(socket) => munge.socket(socket).build()?,
+        None => munge.build()?,
+    })
+}
+
 /// Makes and reads credentials with the local munged.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -32,10 +45,7 @@ impl Credentials {
     /// # Errors
     /// The path in `MUNGE_SOCKET` cannot be that of a socket.
     pub fn from_environment() -> Outcome<Self> {
-        match std::env::var_os("MUNGE_SOCKET") {
-            Some(socket) => Self::at(Path::new(&socket)),
-            None => Ok(Self { munge: Munge::builder().build()? }),
-        }
+        Ok(Self { munge: munge_at(None)? })
     }
 
     /// Uses the munged at `socket`.
@@ -43,7 +53,7 @@ impl Credentials {
     /// # Errors
     /// The path cannot be that of a socket.
     pub fn at(socket: &Path) -> Outcome<Self> {
-        Ok(Self { munge: Munge::builder().socket(socket).build()? })
+        Ok(Self { munge: munge_at(Some(socket))? })
     }
 
     /// A credential that carries `payload`. With `server_uid` only a process of that user can open it; without, any

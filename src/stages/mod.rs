@@ -1,11 +1,12 @@
 //! The staged examples: what client and server of a stage have to agree on.
 //!
-//! Names, arguments and results are those of the C examples, so that a stage can talk to its C twin wherever the two
-//! share a transport. A result is 0 for yes and [`REFUSED`] for no, whatever the reason was: that stays with the
-//! server.
+//! Names, arguments and results of the first three are those of the C examples, so that a stage can talk to its C twin
+//! wherever the two share a transport. A result is 0 for yes and [`REFUSED`] for no, whatever the reason was: that stays
+//! with the server. The fourth, [`full`], leaves all that to `mochi-auth`.
 
 mod arguments;
 mod credentials;
+pub mod full;
 mod key;
 mod quoted;
 mod token;
@@ -14,7 +15,7 @@ mod user;
 use margo_rs::{HgString, Rpc};
 
 pub use arguments::{ClientArguments, ServerArguments};
-pub use credentials::{Credentials, Decoded};
+pub use credentials::{Credentials, Decoded, munge_at};
 pub use key::{Key, random_id};
 pub use quoted::Quoted;
 pub use token::Token;

@@ -1,6 +1,6 @@
 //! Example programs as processes under watchdogs; none outlives its guard, and each is ended by its own id.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -53,7 +53,7 @@ pub(crate) fn as_user(command: &mut Command, uid: u32, gid: u32) -> &mut Command
 impl Running {
     pub(crate) fn start(command: &mut Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the example starts");
+        let mut child = spawn(command);
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut stderr = child.stderr.take().expect("standard error is piped");
         let (sender, lines) = mpsc::channel();
@@ -117,6 +117,20 @@ impl Running {
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a positive process id");
         kill_process(pid, signal).expect("the example still runs");
+    }
+}
+
+/// Starts `command`. A program that a test has just copied may be busy for a moment: a child that another test forked
+/// meanwhile has it open for writing until it runs a program of its own.
+fn spawn(command: &mut Command) -> Child {
+    let deadline = Instant::now() + WATCHDOG;
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            started => return started.expect("the example starts"),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::peer_credentials::PeerCredentials;
 use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerProof, Step};
 use crate::Identity;
+use crate::clock::{self, NoRandom};
 use crate::protocol::client::Answered;
 use crate::protocol::kdf::{expand_label, extract, mac};
 use crate::protocol::server::{Claim, Verified};
@@ -63,6 +64,9 @@ pub enum KeyFileError {
         /// Its permission bits.
         mode: u32,
     },
+    /// It is there already, and a new one was to be written.
+    #[error("{} is there already and stays as it is; write the new key somewhere else", .0.display())]
+    Exists(PathBuf),
     /// It has not the length of a key file.
     #[error("key file {} has {len} bytes, a key file has {FILE_LEN}; make one with mochi keygen", path.display())]
     Length {
@@ -117,6 +121,14 @@ impl Key {
         Self { id: KeyId(*id.expose()), secret }
     }
 
+    /// A fresh one.
+    ///
+    /// # Errors
+    /// The system has no random bytes to give.
+    pub fn random() -> Result<Self, NoRandom> {
+        clock::random_secret().map(Self::new)
+    }
+
     /// Its public name.
     pub fn id(&self) -> KeyId {
         self.id
@@ -162,7 +174,10 @@ impl Key {
             file.write_all(&text)?;
             file.sync_all()
         };
-        write().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })
+        write().map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
+            _ => KeyFileError::Io { path: path.to_owned(), source },
+        })
     }
 
     fn binder(&self, th1: &Th1) -> Secret<32> {

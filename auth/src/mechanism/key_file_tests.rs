@@ -33,7 +33,7 @@ fn a_key_file_is_never_replaced() {
     let directory = directory();
     let path = directory.path().join("key");
     key(1).create(&path).expect("written");
-    assert!(matches!(key(2).create(&path), Err(KeyFileError::Io { .. })));
+    assert!(matches!(key(2).create(&path), Err(KeyFileError::Exists(_))));
     assert!(Key::load(&path).expect("as before").secret.same(&[1; 32]));
 }
 

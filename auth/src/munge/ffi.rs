@@ -1,4 +1,4 @@
-//! The only unsafe code of the crate: calls into libmunge, and the buffers it hands over.
+//! The unsafe code for MUNGE: calls into libmunge, and the buffers it hands over.
 //!
 //! Safe outside: a [`Context`] is owned by one thread at a time, and what comes back has been
 //! copied, wiped and freed.

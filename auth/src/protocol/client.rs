@@ -121,6 +121,11 @@ pub struct Sent {
 }
 
 impl Sent {
+    /// Gives the key pair back, for the HELLO that answers a RETRY: its cookie is good for this key alone.
+    pub fn into_ephemeral(self) -> Ephemeral {
+        self.ephemeral
+    }
+
     /// Takes the answer, which was checked for being no bare error before.
     ///
     /// # Errors

@@ -90,6 +90,18 @@ impl MechanismId {
     }
 }
 
+impl fmt::Display for MechanismId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Munge => "MUNGE",
+            Self::Gssapi => "Kerberos",
+            Self::X509 => "a certificate",
+            Self::KeyFile => "a key file",
+            Self::PeerCredentials => "peer credentials",
+        })
+    }
+}
+
 /// The cipher of a session; the hash is SHA-256 in both.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]

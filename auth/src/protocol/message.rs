@@ -185,40 +185,55 @@ impl<'a> Incoming<'a> {
 }
 
 /// The body of a message to be sent, with room for header and tag, so that it is sealed where it is.
-pub struct Draft(Vec<u8>);
+pub struct Draft {
+    bytes: Vec<u8>,
+    /// Where the message begins, behind what a transport puts first.
+    start: usize,
+}
 
 impl Draft {
     /// An empty body with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        let mut bytes = Vec::with_capacity(capacity.saturating_add(OVERHEAD));
-        bytes.resize(HEADER_LEN, 0);
-        Self(bytes)
+        Self::behind(Vec::with_capacity(capacity.saturating_add(OVERHEAD)))
+    }
+
+    /// An empty body of a message that begins behind these bytes, which are neither sealed nor authenticated.
+    pub fn behind(mut bytes: Vec<u8>) -> Self {
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; HEADER_LEN]);
+        Self { bytes, start }
     }
 
     /// A copy of these bytes.
     pub fn copy_of(body: &[u8]) -> Self {
         let mut draft = Self::with_capacity(body.len());
-        draft.0.extend_from_slice(body);
+        draft.bytes.extend_from_slice(body);
         draft
     }
 
-    /// Lets `write` append to the buffer, whose first 48 bytes are to be left alone.
+    /// Lets `write` append to the buffer; what is in it already is to be left alone.
     pub fn append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let before = self.0.len();
-        let result = write(&mut self.0);
-        if self.0.len() < before {
-            self.0.resize(before, 0); // a header must fit in any case
+        let before = self.bytes.len();
+        let result = write(&mut self.bytes);
+        if self.bytes.len() < before {
+            self.bytes.resize(before, 0); // a header must fit in any case
         }
         result
     }
 
     /// Bytes of the body.
     pub fn body_len(&self) -> usize {
-        self.0.len() - HEADER_LEN
+        self.bytes.len() - self.start - HEADER_LEN
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.0
+    /// Drops the body, to write another one.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(self.start + HEADER_LEN);
+    }
+
+    /// The bytes, and where the message begins in them.
+    pub(super) fn into_bytes(self) -> (Vec<u8>, usize) {
+        (self.bytes, self.start)
     }
 }
 

@@ -15,8 +15,8 @@ use crate::mechanism::{Principal, ReplyToken};
 /// What a server takes and grants.
 #[derive(Clone, Debug)]
 pub struct ServerPolicy {
-    /// Who the server is; a HELLO for any other is refused.
-    pub id: ServerId,
+    /// Who the server is, as clients of each mechanism name it; a HELLO for any other is refused.
+    pub ids: Vec<(MechanismId, ServerId)>,
     /// Mechanisms taken. There is no fallback from one to another.
     pub mechanisms: Vec<MechanismId>,
     /// Suites, the preferred one first.
@@ -143,11 +143,11 @@ impl Received {
     /// # Errors
     /// When this server does not answer it.
     pub fn begin(hello: &Hello<'_>, policy: &ServerPolicy) -> Result<Self, HelloRefused> {
-        if hello.server() != policy.id {
-            return Err(HelloRefused::OtherServer);
-        }
         if !policy.mechanisms.contains(&hello.mechanism()) {
             return Err(HelloRefused::Mechanism(hello.mechanism()));
+        }
+        if !policy.ids.contains(&(hello.mechanism(), hello.server())) {
+            return Err(HelloRefused::OtherServer);
         }
         if !policy.protections.contains(&hello.protection()) {
             return Err(HelloRefused::Protection(hello.protection()));

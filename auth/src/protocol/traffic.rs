@@ -14,6 +14,7 @@ use super::ids::{Protection, Suite, Tick};
 use super::message::{Draft, HEADER_LEN, Header, Incoming, TAG_LEN, Tag, Unused};
 use super::schedule::Traffic;
 use super::secret::Secret;
+use crate::fork::Process;
 
 /// When a sender moves to the next epoch, and when both ends stop.
 #[derive(Clone, Copy)]
@@ -72,20 +73,21 @@ impl ReadyKey {
     ///
     /// Associated data of a sealed body: header, request's tag. Of an integrity-only one: header, body, request's tag,
     /// with nothing encrypted. The sealed flag in the header keeps the two apart, so both may use one key.
-    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>) -> Tag {
+    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>, start: usize) -> Tag {
         let head = header.encode();
-        bytes[..HEADER_LEN].copy_from_slice(&head);
+        let body = start + HEADER_LEN;
+        bytes[start..body].copy_from_slice(&head);
         let nonce = self.nonce(header.seq);
         let limits = "lengths were checked against 2^32";
         let tag = match header.protection {
             Protection::Sealed => {
                 let (aad, len) = sealed_aad(&head, bind);
-                self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[HEADER_LEN..])
+                self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[body..])
             }
             Protection::IntegrityOnly => {
                 let len = bytes.len();
                 bytes.extend_from_slice(bind.map_or(&[], |tag| tag.as_slice()));
-                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(bytes.as_slice()), &mut []);
+                let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(&bytes[start..]), &mut []);
                 bytes.truncate(len);
                 tag
             }
@@ -128,7 +130,7 @@ fn sealed_aad(header: &[u8; HEADER_LEN], bind: Option<&Tag>) -> ([u8; HEADER_LEN
     (aad, HEADER_LEN + TAG_LEN)
 }
 
-/// A key's hard limit is reached, or the epochs are used up.
+/// A key's hard limit is reached, the epochs are used up, or this process is a fork of the one that has the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyExhausted;
 
@@ -150,6 +152,8 @@ pub enum OpenError {
 /// The sending half.
 pub(crate) struct Sealing {
     suite: Suite,
+    /// Whose numbers these are: a fork's copy of them is not to be used.
+    process: Process,
     keys: RwLock<SealKeys>,
 }
 
@@ -180,12 +184,12 @@ impl Sealing {
             messages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };
-        Self { suite, keys: RwLock::new(keys) }
+        Self { suite, process: Process::current(), keys: RwLock::new(keys) }
     }
 
     /// Seals a draft under a number that was never used. Moves to the next epoch by itself when that is due.
     ///
-    /// `header.epoch`, `header.seq` and `header.body_len` are filled in here.
+    /// `header.epoch`, `header.seq` and `header.body_len` are filled in here. In a forked child it refuses.
     pub(crate) fn seal(
         &self,
         number: Unused,
@@ -195,6 +199,9 @@ impl Sealing {
         now: Tick,
         limits: &Limits,
     ) -> Result<(Vec<u8>, Tag), KeyExhausted> {
+        if self.process != Process::current() {
+            return Err(KeyExhausted);
+        }
         header.seq = number.seq();
         header.body_len = u32::try_from(draft.body_len()).expect("callers check the length");
         let mut keys = self.keys.read();
@@ -205,10 +212,10 @@ impl Sealing {
         if keys.messages.fetch_add(1, Ordering::Relaxed) >= limits.hard_messages {
             return Err(KeyExhausted);
         }
-        let mut bytes = draft.into_bytes();
+        let (mut bytes, start) = draft.into_bytes();
         keys.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         header.epoch = keys.epoch as u8;
-        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes);
+        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes, start);
         Ok((bytes, tag))
     }
 

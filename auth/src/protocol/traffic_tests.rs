@@ -262,3 +262,16 @@ fn cooling_changes_nothing_but_memory() {
     opening.cool(Tick(30_000));
     assert!(opening.keys.read().previous.is_none());
 }
+
+/// A child of fork(2) has the parent's keys and counters: it would seal other messages under the same numbers.
+#[test]
+fn a_forked_child_seals_nothing() {
+    let (sealing, opening) = halves();
+    let before = seal(&sealing, 0, Tick(0), &FEW);
+    let (head, draft) = (header(Kind::Request, Protection::Sealed), Draft::copy_of(b"other"));
+    assert!(crate::fork::holds_in_a_child(|| {
+        sealing.seal(Unused::assume(1), head, None, draft, Tick(0), &FEW).err() == Some(KeyExhausted)
+    }));
+    assert_eq!(open(&opening, &before, Tick(0)), Ok(()));
+    assert_eq!(open(&opening, &seal(&sealing, 1, Tick(0), &FEW), Tick(0)), Ok(()));
+}

@@ -69,6 +69,11 @@ impl Window {
         if self.blocks[block] & bit == 0 { Ok(()) } else { Err(WindowError::Replayed) }
     }
 
+    /// The number after the newest that was accepted.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// Takes `seq`, once.
     ///
     /// # Errors

@@ -126,6 +126,11 @@ impl ClientSession {
         self.ends
     }
 
+    /// The number that the next call gets.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     /// The secret that keys of bulk transfers are made of.
     #[allow(dead_code, reason = "for bulk levels, which come with bulk")]
     pub(crate) fn bulk_secret(&self) -> &Secret<32> {
@@ -154,12 +159,6 @@ impl ClientSession {
         let target = Target { rpc: 0, provider: 0 };
         let sealed = self.seal(Kind::Close, target, Content::default(), Draft::with_capacity(0), now)?;
         if self.closed.swap(true, Ordering::AcqRel) { Err(CallRefused::Ended) } else { Ok(sealed) }
-    }
-
-    /// Whether a call that was sealed but not yet sent is so far behind others that it should be sealed again.
-    pub fn is_stale(&self, call: &Call) -> bool {
-        let behind = self.next.load(Ordering::Relaxed).saturating_sub(call.seq);
-        behind > u64::from(self.terms.window_bits) * 3 / 4
     }
 
     /// Checks a reply and opens it in place. A call takes one.

@@ -19,10 +19,10 @@ pub struct Gate {
 pub enum Admission {
     /// Go on with it.
     Proceed,
-    /// Send this: a RETRY.
+    /// Send this: a RETRY, since the server is under load.
     Retry(BareError),
-    /// Its address says HELLO too often: NO.
-    Refuse,
+    /// Send this: a RETRY, since its address says HELLO too often. An honest client waits before it does.
+    Slower(BareError),
 }
 
 impl Gate {
@@ -40,13 +40,16 @@ impl Gate {
     /// Under load only a client that shows a cookie, and so gets what is sent to its address, uses up that address's
     /// rate: nobody can use up another's.
     pub fn admit(&mut self, hello: &Hello<'_>, node: NodeAddress, under_load: bool, now: Tick) -> Admission {
-        if under_load {
-            let key = hello.public_key();
-            if !hello.cookie().is_some_and(|cookie| self.jar.accepts(cookie, node, key, now)) {
-                return Admission::Retry(BareError::Retry { cookie: self.jar.bake(node, key) });
-            }
+        let key = hello.public_key();
+        if under_load && !hello.cookie().is_some_and(|cookie| self.jar.accepts(cookie, node, key, now)) {
+            return Admission::Retry(self.retry(hello, node));
         }
-        if self.handshakes.take(node, now) { Admission::Proceed } else { Admission::Refuse }
+        if self.handshakes.take(node, now) { Admission::Proceed } else { Admission::Slower(self.retry(hello, node)) }
+    }
+
+    /// The answer that asks for another HELLO with a cookie.
+    pub fn retry(&self, hello: &Hello<'_>, node: NodeAddress) -> BareError {
+        BareError::Retry { cookie: self.jar.bake(node, hello.public_key()) }
     }
 
     /// Whether this address may be sent one more NO for an unknown session.
@@ -75,13 +78,13 @@ mod tests {
 
     #[test]
     fn without_load_no_cookie_is_asked_for() {
-        let mut gate = Gate::new(secret(1), Rate::HANDSHAKES, Tick(0));
+        let mut gate = Gate::new(secret(1), Rate { per_second: 20, burst: 50 }, Tick(0));
         let (wire, _) = say_hello(&offer());
         let hello = Hello::parse(&wire).expect("parsed");
         for _ in 0..50 {
             assert_eq!(gate.admit(&hello, NODE, false, Tick(0)), Admission::Proceed);
         }
-        assert_eq!(gate.admit(&hello, NODE, false, Tick(0)), Admission::Refuse);
+        assert!(matches!(gate.admit(&hello, NODE, false, Tick(0)), Admission::Slower(_)));
         assert_eq!(gate.admit(&hello, NODE, false, Tick(50)), Admission::Proceed);
     }
 

@@ -6,15 +6,15 @@ use crate::protocol::Tick;
 /// So many per second on average, and so many at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rate {
-    /// Per second, 1 to 1000.
+    /// Per second, 1 to 1,000,000.
     pub per_second: u32,
     /// At once.
     pub burst: u32,
 }
 
 impl Rate {
-    /// Handshakes of one address.
-    pub const HANDSHAKES: Self = Self { per_second: 20, burst: 50 };
+    /// Handshakes of one address: all processes of a large node may start at once.
+    pub const HANDSHAKES: Self = Self { per_second: 100, burst: 512 };
     /// Answers of NO to messages of unknown sessions, for one address.
     pub const REFUSALS: Self = Self { per_second: 10, burst: 10 };
 }
@@ -72,6 +72,8 @@ mod tests {
     use super::*;
     use std::net::{IpAddr, Ipv4Addr};
 
+    const SMALL: Rate = Rate { per_second: 20, burst: 50 };
+
     fn node(number: u32) -> NodeAddress {
         IpAddr::from(Ipv4Addr::from(number)).into()
     }
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_followed_by_the_rate() {
-        let mut limiter = RateLimiter::new(Rate::HANDSHAKES, 100);
+        let mut limiter = RateLimiter::new(SMALL, 100);
         assert_eq!(taken(&mut limiter, node(1), 1000, Tick(0)), 50);
         assert_eq!(taken(&mut limiter, node(1), 1000, Tick(1000)), 20);
         assert_eq!(taken(&mut limiter, node(1), 1000, Tick(1049)), 0);
@@ -92,14 +94,14 @@ mod tests {
 
     #[test]
     fn addresses_do_not_share() {
-        let mut limiter = RateLimiter::new(Rate::HANDSHAKES, 100);
+        let mut limiter = RateLimiter::new(SMALL, 100);
         taken(&mut limiter, node(1), 1000, Tick(0));
         assert_eq!(taken(&mut limiter, node(2), 1000, Tick(0)), 50);
     }
 
     #[test]
     fn memory_is_bounded_and_strangers_share_one_bucket() {
-        let mut limiter = RateLimiter::new(Rate::HANDSHAKES, 10);
+        let mut limiter = RateLimiter::new(SMALL, 10);
         let all = (0..1000).map(|number| taken(&mut limiter, node(number), 1, Tick(0))).sum::<usize>();
         assert_eq!(all, 10 + 50);
         assert_eq!(limiter.full_at.len(), 10);

@@ -1,5 +1,5 @@
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,6 +10,9 @@ use crate::protocol::message::{Content, Draft, Header, Incoming, Kind, Tag, Targ
 use crate::protocol::server::Established;
 use crate::protocol::traffic::{KeyExhausted, Limits, OpenError, Opening, Sealing};
 use crate::protocol::{SealedError, Secret, SessionId, Terms, Tick, Window, WindowError};
+
+/// Calls borne beyond those agreed, at least: they were cancelled, and their handlers have not ended yet.
+const CANCELLED_MIN: u32 = 64;
 
 /// What may be done in a session. It only ever goes forward.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -25,6 +28,16 @@ pub enum State {
     Dead = 3,
 }
 
+impl State {
+    fn how_it_ended(self) -> &'static str {
+        match self {
+            Self::HalfOpen | Self::Open => "has expired",
+            Self::Draining => "was closed or has expired",
+            Self::Dead => "was revoked",
+        }
+    }
+}
+
 /// The server's end of a session. Its keys are wiped when the last user of it is gone.
 pub struct Session {
     id: SessionId,
@@ -37,11 +50,15 @@ pub struct Session {
     ends: Tick,
     state: AtomicU8,
     window: Mutex<Window>,
+    /// The number after the newest in the window, to be read without its lock.
+    newest: AtomicU64,
     opening: Opening,
     sealing: Sealing,
     bulk: Secret<32>,
     running: AtomicU32,
     last_used: AtomicU64,
+    /// The connection that it is bound to, if it is.
+    bound_to: OnceLock<u64>,
     /// In the table's list of sessions with keys made ready.
     pub(super) warm: AtomicBool,
 }
@@ -54,7 +71,7 @@ pub enum RequestRefused {
     #[error("unknown session")]
     UnknownSession,
     /// The session is closed, expired or revoked.
-    #[error("session is {0:?}")]
+    #[error("session {}", .0.how_it_ended())]
     Ended(State),
     /// It is the first of its session, and its user has too many others with running calls.
     #[error("too many sessions of this user, all with running calls")]
@@ -129,11 +146,13 @@ impl Session {
             ends: now.after(terms.absolute),
             state: AtomicU8::new(State::HalfOpen as u8),
             window: Mutex::new(Window::new(terms.window_bits)),
+            newest: AtomicU64::new(0),
             opening: Opening::new(terms.suite, secrets.client_to_server),
             sealing: Sealing::new(terms.suite, secrets.server_to_client, now),
             bulk: secrets.bulk,
             running: AtomicU32::new(0),
             last_used: AtomicU64::new(now.0),
+            bound_to: OnceLock::new(),
             warm: AtomicBool::new(false),
             terms,
         }
@@ -172,6 +191,16 @@ impl Session {
     /// Requests whose responder is still there.
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
+    }
+
+    /// Binds it to one connection, for good. Before its id is told to anybody.
+    pub fn bind_to(&self, connection: u64) {
+        let _ = self.bound_to.set(connection);
+    }
+
+    /// Whether messages of this connection may be of this session.
+    pub fn admits(&self, connection: u64) -> bool {
+        self.bound_to.get().is_none_or(|bound| *bound == connection)
     }
 
     /// What may be done in it.
@@ -222,10 +251,10 @@ impl Session {
     ///
     /// `make_open` is called for a half-open session, and ends by [`Session::make_open`].
     pub(super) fn open<'a>(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         mut message: Incoming<'a>,
         now: Tick,
-        make_open: impl FnOnce() -> Result<(), RequestRefused>,
+        make_open: impl FnOnce(&Self) -> Result<(), RequestRefused>,
     ) -> Result<Request<'a>, RequestRefused> {
         let header = *message.header();
         let state = self.state();
@@ -244,21 +273,38 @@ impl Session {
         if header.body_len > self.terms.max_message {
             return Err(RequestRefused::TooLarge(header.body_len));
         }
-        self.window.lock().peek(header.seq)?;
-        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
-        self.window.lock().accept(header.seq)?;
-        if self.state() == State::HalfOpen {
-            make_open()?;
+        // Nothing as new as this was seen: there is nothing to look up.
+        if header.seq < self.newest.load(Ordering::Acquire) {
+            self.window.lock().peek(header.seq)?;
         }
-        self.last_used.fetch_max(now.0, Ordering::Relaxed);
+        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
+        {
+            let mut window = self.window.lock();
+            window.accept(header.seq)?;
+            self.newest.store(window.next(), Ordering::Release);
+        }
+        if self.state() == State::HalfOpen {
+            make_open(&self)?;
+        }
+        if self.last_used.load(Ordering::Relaxed) < now.0 {
+            self.last_used.fetch_max(now.0, Ordering::Relaxed);
+        }
         let running = self.running.fetch_add(1, Ordering::AcqRel);
-        let responder = Responder { session: Arc::clone(self), seq: header.seq, tag, target: header.target };
+        let calls_borne = self.calls_borne();
+        let responder = Responder { session: self, seq: header.seq, tag, target: header.target };
         // Somebody may have ended it meanwhile; a close lets through what it did not overtake, a revocation nothing.
-        if self.state() == State::Dead {
+        if responder.session.state() == State::Dead {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request { header, body, responder, over_limit: running >= self.terms.max_in_flight })
+        Ok(Request { header, body, responder, over_limit: running >= calls_borne })
+    }
+
+    /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need
+    /// a moment to end.
+    fn calls_borne(&self) -> u32 {
+        let agreed = self.terms.max_in_flight;
+        agreed + agreed.max(CANCELLED_MIN)
     }
 
     /// Drops the keys made ready. The next message makes them again.

@@ -121,10 +121,10 @@ impl Table {
     /// When there is no such session, or it refuses.
     pub fn open<'a>(&self, message: Incoming<'a>, now: Tick) -> Result<Request<'a>, RequestRefused> {
         let session = self.find(&message.header().session()).ok_or(RequestRefused::UnknownSession)?;
-        if !session.warm.swap(true, Ordering::AcqRel) {
+        if !session.warm.load(Ordering::Acquire) && !session.warm.swap(true, Ordering::AcqRel) {
             self.keep_warm(&session, now);
         }
-        session.open(message, now, || self.make_open(&session))
+        session.open(message, now, |session| self.make_open(session))
     }
 
     /// Closes a session: what runs may end and answer, nothing new is taken. `false` when it was gone already.
@@ -178,6 +178,16 @@ impl Table {
                     self.wheel.lock().insert(id, deadline);
                 }
             }
+        }
+    }
+
+    /// When [`expire`](Self::expire) has something to look at; `None` while there are no sessions.
+    pub fn next_due(&self) -> Option<Tick> {
+        let session = self.wheel.lock().next_due();
+        let warm = self.warm.lock().front().and_then(Weak::upgrade).map(|session| session.last_used().after(WARM));
+        match (session, warm) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
         }
     }
 

@@ -22,6 +22,15 @@ impl Wheel {
         self.slots[(second % SLOTS) as usize].push(id);
     }
 
+    /// When the next session comes up.
+    pub(super) fn next_due(&self) -> Option<Tick> {
+        let seconds = self.done + 1..self.done + SLOTS;
+        seconds
+            .into_iter()
+            .find(|second| !self.slots[(second % SLOTS) as usize].is_empty())
+            .map(|second| Tick(second * 1000))
+    }
+
     /// Takes what is up at `now`, at least one slot at a time, until there are `enough`.
     pub(super) fn take(&mut self, now: Tick, enough: usize) -> Vec<SessionId> {
         let mut up = Vec::new();
@@ -57,11 +66,14 @@ mod tests {
         wheel.insert(id(1), Tick(15_000));
         wheel.insert(id(2), Tick(15_001));
         wheel.insert(id(3), Tick(0));
+        assert_eq!(wheel.next_due(), Some(Tick(11_000)));
         assert_eq!(wheel.take(Tick(10_999), 100), []);
         assert_eq!(wheel.take(Tick(11_000), 100), [id(3)]);
+        assert_eq!(wheel.next_due(), Some(Tick(15_000)));
         assert_eq!(wheel.take(Tick(14_999), 100), []);
         assert_eq!(wheel.take(Tick(15_999), 100), [id(1)]);
         assert_eq!(wheel.take(Tick(16_000), 100), [id(2)]);
+        assert_eq!(wheel.next_due(), None);
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use super::peer::Peer;
 use super::table::{Begin, Outcome};
 use crate::buffer::Buffer;
+use crate::bulk::Transfer;
 use crate::codec::{self, EncodeError};
-use crate::engine::{Lead, Led, LinkState, RESPONSE_HEADER, block_on, is_polling_anywhere};
+use crate::engine::{Lead, Led, LinkState, REQUEST_HEADER, RESPONSE_HEADER, block_on, is_polling_anywhere};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::limits::deadline_after;
-use crate::rpc::RpcId;
+use crate::rpc::{NO_PARENT, RpcId};
 use crate::server::current_rpc;
 use crate::transport::{CallId, Flush};
 use crate::wire::RequestHead;
@@ -97,11 +98,17 @@ pub struct RawCall {
 }
 
 enum State {
-    Unsent(Buffer),
+    Unsent(Unsent),
     /// The outcome is known and nobody has asked for it yet.
     Ready(Outcome),
     InFlight(InFlight),
     Over,
+}
+
+enum Unsent {
+    Request(Buffer),
+    /// Boxed, so that calls do not have its size.
+    Transfer(Box<Transfer>),
 }
 
 struct InFlight {
@@ -132,11 +139,32 @@ impl RawCall {
         let mut payload = Buffer::new();
         payload.vec_mut().extend_from_slice(&current_rpc().as_u64().to_le_bytes());
         let state = match encode(payload.vec_mut()) {
-            Ok(()) => State::Unsent(payload),
+            Ok(()) => State::Unsent(Unsent::Request(payload)),
             Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, source }))),
         };
         let timeout = peer.core().limits.default_timeout;
         Self { peer, rpc, one_way, timeout, deadline: None, waited_for: None, state }
+    }
+
+    pub(crate) fn headed(peer: Arc<Peer>, rpc: RpcId, one_way: bool, mut request: Vec<u8>) -> Self {
+        let header = request.first_chunk_mut::<REQUEST_HEADER>().expect("a request with room for its header");
+        *header = current_rpc().as_u64().to_le_bytes();
+        let timeout = peer.core().limits.default_timeout;
+        Self {
+            peer,
+            rpc,
+            one_way,
+            timeout,
+            deadline: None,
+            waited_for: None,
+            state: State::Unsent(Unsent::Request(request.into())),
+        }
+    }
+
+    /// A bulk transfer, which is a call to everything but the transport. Its outcome is empty.
+    pub(crate) fn transfer(peer: Arc<Peer>, transfer: Transfer, timeout: Duration) -> Self {
+        let state = State::Unsent(Unsent::Transfer(Box::new(transfer)));
+        Self { peer, rpc: NO_PARENT, one_way: false, timeout, deadline: None, waited_for: None, state }
     }
 
     /// Sets how long the call may take, from when it is sent.
@@ -157,6 +185,11 @@ impl RawCall {
         self
     }
 
+    /// Whether the request may have left: if not, it has certainly had no effect.
+    pub fn is_sent(&self) -> bool {
+        !matches!(self.state, State::Unsent(_))
+    }
+
     /// Blocks the thread until the call is done.
     ///
     /// # Errors
@@ -166,11 +199,21 @@ impl RawCall {
     }
 
     fn wait_in_place(&mut self) -> Result<Buffer, CallError> {
-        if is_polling_anywhere() {
-            return Err(CallError::WouldDeadlock);
-        }
-        let outcome = block_on(|cx| self.poll_in(cx, Mode::Blocking));
+        let outcome = self.wait_for_outcome();
         self.read(outcome)
+    }
+
+    /// Blocks until the call or transfer is done, and returns its outcome as it came.
+    pub(crate) fn wait_for_outcome(&mut self) -> Outcome {
+        if is_polling_anywhere() {
+            return Err(Box::new(CallError::WouldDeadlock));
+        }
+        block_on(|cx| self.poll_in(cx, Mode::Blocking))
+    }
+
+    /// As the future, but for the outcome as it came.
+    pub(crate) fn poll_outcome(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.poll_in(cx, Mode::Task)
     }
 
     fn poll_in(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Outcome> {
@@ -202,7 +245,7 @@ impl RawCall {
 
     /// Sends the request as soon as the link and the peer's limits allow.
     fn send(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Result<Sent, Box<CallError>>> {
-        let State::Unsent(payload) = &mut self.state else { unreachable!("only called for an unsent call") };
+        let State::Unsent(unsent) = &mut self.state else { unreachable!("only called for an unsent call") };
         let core = self.peer.core();
         let now = Instant::now();
         let waited = self.deadline.is_some();
@@ -220,8 +263,12 @@ impl RawCall {
             self.state = State::Over;
             return Poll::Ready(Err(error));
         }
+        let bytes = match unsent {
+            Unsent::Request(payload) => payload.len() as u64,
+            Unsent::Transfer(_) => 0,
+        };
         let begun = self.peer.link().map(|link| {
-            let begun = link.calls.begin(payload.len() as u64, deadline, self.timeout, cx.waker());
+            let begun = link.calls.begin(bytes, deadline, self.timeout, cx.waker());
             (link, begun)
         });
         let (link, id) = match begun {
@@ -238,7 +285,8 @@ impl RawCall {
         };
         let Some(transport) = link.link() else { unreachable!("a link that is up is attached") };
         // What was cancelled stays in the queue of a peer that does not read, and no longer counts as in flight.
-        if transport.queued() > core.limits.max_queued
+        if let Unsent::Request(_) = unsent
+            && transport.queued() > core.limits.max_queued
             && (self.one_way
                 || transport.queued() as u64 > link.calls.bytes_in_flight() + core.limits.max_queued as u64)
         {
@@ -247,18 +295,27 @@ impl RawCall {
             self.state = State::Over;
             return Poll::Ready(Err(Box::new(CallError::Overloaded { peer })));
         }
-        let payload = std::mem::take(payload);
+        let unsent = std::mem::replace(unsent, Unsent::Request(Buffer::default()));
         let timeout_ms = (deadline - now).as_millis().clamp(1, u32::MAX.into()) as u32;
         let head = RequestHead { rpc: self.rpc, timeout_ms, one_way: self.one_way };
         if self.one_way {
             self.state = State::Over;
-            transport.request(id, head, payload, self.flush(true));
+            if let Unsent::Request(payload) = unsent {
+                transport.request(id, head, payload, self.flush(true));
+            }
             link.calls.forget(id);
             return Poll::Ready(Ok(Sent::Done));
         }
         let others = core.driver.call_starts(deadline);
         let now = others == 0 || mode != Mode::Task || core.driver.should_flush(others + 1);
-        transport.request(id, head, payload, self.flush(now));
+        match unsent {
+            Unsent::Request(payload) => transport.request(id, head, payload, self.flush(now)),
+            Unsent::Transfer(transfer) => {
+                if let Err(error) = transport.transfer(id, *transfer, self.flush(now)) {
+                    link.calls.complete(id, || Err(Box::new(CallError::Transfer(error))));
+                }
+            }
+        }
         if !now {
             core.driver.call_queued();
         }

@@ -1,8 +1,12 @@
 //! What calls are made on.
 
+#[cfg(doc)]
+use crate::{Buffer, REQUEST_HEADER};
+
 use super::call::{Call, RawCall};
-use super::peer::Peer;
+use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
+use crate::bulk::{BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RemoteRange};
 use crate::codec::HgString;
 use crate::error::CallError;
 use crate::rpc::{ProviderId, Rpc, RpcId};
@@ -32,6 +36,11 @@ impl Endpoint {
         self.peer.address()
     }
 
+    /// The connection that the next call will use; `None` while there is none, and that call will make one.
+    pub fn connection(&self) -> Option<ConnectionId> {
+        self.peer.connection()
+    }
+
     /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.
     pub fn call<In: Serialize, Out: DeserializeOwned>(&self, rpc: Rpc<In, Out>, args: &In) -> Call<Out> {
         self.provider(ProviderId::DEFAULT).call(rpc, args)
@@ -45,12 +54,56 @@ impl Endpoint {
         })
     }
 
+    /// As [`Endpoint::call_raw`], of a request with room for Margo's header: the first [`REQUEST_HEADER`] bytes, which are
+    /// filled in here. No copy is made. [`Buffer::room_for`] gives such a vector.
+    ///
+    /// # Panics
+    /// The request is shorter than the header.
+    pub fn call_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
+        RawCall::headed(self.peer.clone(), rpc, false, request)
+    }
+
+    /// As [`Endpoint::send_raw`], of a request with room for Margo's header; see [`Endpoint::call_raw_headed`].
+    ///
+    /// # Panics
+    /// The request is shorter than the header.
+    pub fn send_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
+        RawCall::headed(self.peer.clone(), rpc, true, request)
+    }
+
     /// Sends bytes to an RPC that answers nobody.
     pub fn send_raw(&self, rpc: RpcId, input: &[u8]) -> RawCall {
         RawCall::new(self.peer.clone(), rpc, true, |payload| {
             payload.extend_from_slice(input);
             Ok(())
         })
+    }
+
+    /// Moves data from a region of that process into a local one, both of the same length. The address that the
+    /// descriptor names is not looked at: this connection is used. See [`BulkTransfer`] for when it starts and how it ends.
+    pub fn pull(&self, from: impl Into<RemoteRange>, to: impl Into<LocalRange>) -> BulkTransfer {
+        BulkTransfer::new(self.peer.clone(), Direction::Pull, from.into(), to.into())
+    }
+
+    /// Moves data from a local region into one of that process; otherwise as [`Endpoint::pull`].
+    pub fn push(&self, from: impl Into<LocalRange>, to: impl Into<RemoteRange>) -> BulkTransfer {
+        BulkTransfer::new(self.peer.clone(), Direction::Push, to.into(), from.into())
+    }
+
+    /// Gives memory to the engine of this endpoint, as [`Engine::expose`](crate::Engine::expose).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn expose<M: Memory>(&self, memory: M, permission: Permission) -> Result<Region<M>, BulkError> {
+        Region::new(self.peer.core(), memory, permission)
+    }
+
+    /// Gives memory to the engine of this endpoint, as [`Engine::stage`](crate::Engine::stage).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stage<M: Memory>(&self, memory: M) -> Result<Region<M>, BulkError> {
+        self.expose(memory, Permission::Private)
     }
 
     /// A provider of that process. Nothing is sent.

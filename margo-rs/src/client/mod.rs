@@ -9,6 +9,7 @@ mod table;
 pub use self::call::{Call, RawCall};
 pub use self::endpoint::{Endpoint, ProviderHandle};
 pub use self::lookup::Lookup;
+pub use self::peer::ConnectionId;
 
 pub(crate) use self::peer::Peer;
 pub(crate) use self::table::CallTable;

@@ -6,6 +6,17 @@ use crate::error::CallError;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
+/// Names one connection of an engine, whoever opened it. A connection that is lost and made anew has another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub(crate) u64);
+
+impl ConnectionId {
+    /// The number, unique in this process.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 /// A peer, shared by all endpoints that name it.
 pub(crate) struct Peer {
     core: Arc<Core>,
@@ -69,6 +80,15 @@ impl Peer {
         if let Some(link) = link {
             link.calls.wake_waiting();
         }
+    }
+
+    /// The connection that stands, if one does.
+    pub(crate) fn connection(&self) -> Option<ConnectionId> {
+        let link = match &self.route {
+            Route::Given(link) => return (!link.is_ending()).then(|| link.id()),
+            Route::Dialed(dialed) => dialed.lock(),
+        };
+        link.current.as_ref().filter(|link| !link.is_ending()).map(|link| link.id())
     }
 
     /// The link for the next call; a new one is begun if there is none or it ends.

@@ -1,7 +1,8 @@
 //! Options of an engine.
 
-use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving};
+use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
+use crate::bulk::Regions;
 use crate::error::ListenError;
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
@@ -155,6 +156,8 @@ impl Builder {
             links: Mutex::new(HashMap::new()),
             local: OnceLock::new(),
             serving,
+            sleepers: Sleepers::default(),
+            regions: Regions::new(instance),
         });
         (started.set_acceptor)(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

@@ -229,6 +229,8 @@ impl Core {
             link.calls.lose(crate::error::CallError::ShutDown);
             link.running.cancel_all();
         }
+        // Registered memory must be let go of before the transport is.
+        self.regions.close();
         self.transport.close();
         self.driver.stop();
         self.registry.clear();
@@ -243,6 +245,7 @@ impl Core {
         for waker in waiting {
             waker.wake();
         }
+        self.sleepers.wake_all();
     }
 }
 

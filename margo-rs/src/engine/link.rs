@@ -3,23 +3,25 @@
 use super::{Core, DriverKey, Serving};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
-use crate::client::CallTable;
+use crate::bulk::{self, Direction, RegionKey, TransferError, Window};
+use crate::client::{CallTable, ConnectionId};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::rpc::RpcId;
 use crate::server::{InFlight, RawResponder, Request, Running};
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
 use crate::wire::{Budget, Refusal, RequestHead};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Length of the parent RPC id that starts every request payload, as in Margo, in bytes.
-pub(crate) const REQUEST_HEADER: usize = 8;
+pub const REQUEST_HEADER: usize = 8;
 /// Length of the status that starts every response payload, as in Margo, in bytes.
-pub(crate) const RESPONSE_HEADER: usize = 4;
+pub const RESPONSE_HEADER: usize = 4;
 
 /// A link, from the engine's side.
 pub(crate) struct LinkState {
+    id: ConnectionId,
     this: Weak<LinkState>,
     core: Weak<Core>,
     peer: Address,
@@ -43,7 +45,9 @@ pub(crate) struct LinkState {
 
 impl LinkState {
     pub(crate) fn new(core: &Arc<Core>, peer: Address, is_local: bool) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let state = Arc::new_cyclic(|this| Self {
+            id: ConnectionId(NEXT.fetch_add(1, Ordering::Relaxed)),
             this: this.clone(),
             core: Arc::downgrade(core),
             peer,
@@ -68,6 +72,10 @@ impl LinkState {
 
     pub(crate) fn link(&self) -> Option<&Arc<dyn Link>> {
         self.link.get()
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
     }
 
     pub(crate) fn core(&self) -> Option<Arc<Core>> {
@@ -222,6 +230,22 @@ impl LinkEvents for LinkState {
 
     fn on_cancel(&self, call: CallId) {
         self.running.cancel(call);
+    }
+
+    fn on_transferred(&self, call: CallId, result: Result<(), TransferError>) {
+        let outcome = || result.map(|()| Buffer::default()).map_err(|error| Box::new(CallError::Transfer(error)));
+        self.calls.complete(call, outcome);
+    }
+
+    fn grant(&self, key: &RegionKey, direction: Direction, offset: u64, length: u64) -> Result<Window, bulk::Refusal> {
+        let core = self.core().filter(|core| !core.lifecycle.has_ended()).ok_or(bulk::Refusal::ShuttingDown)?;
+        let granted = core.regions.grant(key, direction, offset, length);
+        if let Err(refusal) = &granted
+            && core.warnings.allow(core.driver.now())
+        {
+            tracing::warn!(peer = %self.peer, ?key, ?direction, offset, length, %refusal, "transfer refused");
+        }
+        granted
     }
 
     fn on_go_away(&self) {

@@ -4,25 +4,32 @@ mod builder;
 mod lifecycle;
 mod link;
 mod progress;
+mod timer;
 mod wait;
 
 pub use self::builder::Builder;
 pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
+pub use self::timer::{Sleep, Timer};
 pub use self::wait::Wait;
 
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
-pub(crate) use self::link::{LinkState, REQUEST_HEADER, RESPONSE_HEADER};
+pub use self::link::{REQUEST_HEADER, RESPONSE_HEADER};
+
+pub(crate) use self::link::LinkState;
 pub(crate) use self::progress::{Driver, DriverKey, Lead, Led, is_polling_anywhere};
+pub(crate) use self::timer::Sleepers;
 pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{self, BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey};
+use crate::bulk::{Regions, RemoteRange, TransferError, Window};
 use crate::client::{Lookup, Peer};
 use crate::error::{HandlerError, ListenError, RegisterError};
 use crate::exec::Pools;
 use crate::limits::Limits;
-use crate::rpc::{ProviderId, Rpc, RpcId};
+use crate::rpc::{ProviderId, RawRpc, Rpc, RpcId};
 use crate::server::{Handler, Provider, RawResponder, Registration, Registry, Request, Responder};
 use crate::transport::{Acceptor, CallId, Link, LinkError, LinkEvents, LoopbackLink, PeerLimits, Transport};
 use crate::warnings::Warnings;
@@ -87,6 +94,9 @@ pub(crate) struct Core {
     local: OnceLock<Arc<LinkState>>,
     /// Requests being served, on all links.
     pub(crate) serving: Arc<Serving>,
+    pub(crate) sleepers: Sleepers,
+    /// Memory that transfers may reach.
+    pub(crate) regions: Regions,
 }
 
 impl Engine {
@@ -179,16 +189,40 @@ impl Engine {
         self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::deferred(handler))
     }
 
-    /// Registers a handler of raw bytes: what the caller encoded, without Margo's header.
+    /// Registers a handler of raw bytes: what the caller encoded, without Margo's header. `rpc` is a name, or an [`Rpc`],
+    /// of which the types do not matter.
     ///
     /// # Errors
     /// As for [`Engine::register`].
-    pub fn register_raw<F, Fut>(&self, name: &str, provider: ProviderId, handler: F) -> Result<RpcId, RegisterError>
+    pub fn register_raw<'a, F, Fut>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
     where
         F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.add(name, provider, false, Handler::raw(handler))
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::raw(handler))
+    }
+
+    /// Registers a handler of raw bytes that may block; it runs on a thread of the pool's blocking threads.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_raw_blocking<'a, F>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        F: Fn(Request, Buffer, RawResponder) + Send + Sync + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::raw_blocking(handler))
     }
 
     /// Takes back an RPC without a provider. Requests that are being served go on. `false` if it was not registered.
@@ -211,6 +245,16 @@ impl Engine {
     /// is trusted, or decide with an authenticated RPC instead.
     pub fn enable_remote_shutdown(&self, guard: impl Fn(&Request) -> bool + Send + Sync + 'static) {
         self.core().lifecycle.allow_remote_shutdown(Box::new(guard));
+    }
+
+    /// For waiting without a runtime of one's own.
+    pub fn timer(&self) -> Timer {
+        Timer::new(Arc::downgrade(self.core()))
+    }
+
+    /// What this engine accepts, and how long it waits.
+    pub fn limits(&self) -> &Limits {
+        &self.core().limits
     }
 
     /// Runs `callback` when the engine ends, before the network stops: calls can still be made. The last one pushed
@@ -238,6 +282,40 @@ impl Engine {
         Shutdown::new(self.core().clone())
     }
 
+    /// Gives memory to the engine, for peers to pull from or push into as `permission` says: whoever has the region's
+    /// [`descriptor`](Region::descriptor), until the region is dropped or taken back.
+    ///
+    /// Nothing is copied. See [`bulk`] for what memory can be given.
+    ///
+    /// # Errors
+    /// The memory cannot be written though peers should, the transport cannot use it, or the engine has ended.
+    pub fn expose<M: Memory>(&self, memory: M, permission: Permission) -> Result<Region<M>, BulkError> {
+        Region::new(self.core(), memory, permission)
+    }
+
+    /// Gives memory to the engine as the local end of transfers, for no peer to reach: [`Engine::expose`] with
+    /// [`Permission::Private`].
+    ///
+    /// # Errors
+    /// The transport cannot use the memory, or the engine has ended.
+    pub fn stage<M: Memory>(&self, memory: M) -> Result<Region<M>, BulkError> {
+        self.expose(memory, Permission::Private)
+    }
+
+    /// Moves data from a remote region into a local one, from whichever engine the descriptor names as its owner: also one
+    /// that the descriptor did not come from.
+    ///
+    /// The engine connects to the address in the descriptor. Where whoever sent it is not trusted with that choice,
+    /// [`Endpoint::pull`](crate::Endpoint::pull) leaves the choice here.
+    pub fn pull(&self, from: impl Into<RemoteRange>, to: impl Into<LocalRange>) -> BulkTransfer {
+        BulkTransfer::with_owner(self.core(), Direction::Pull, from.into(), to.into())
+    }
+
+    /// Moves data from a local region into a remote one; otherwise as [`Engine::pull`].
+    pub fn push(&self, from: impl Into<LocalRange>, to: impl Into<RemoteRange>) -> BulkTransfer {
+        BulkTransfer::with_owner(self.core(), Direction::Push, to.into(), from.into())
+    }
+
     /// Calls of this engine in flight and requests being served by it.
     pub fn load(&self) -> Load {
         let core = self.core();
@@ -245,6 +323,7 @@ impl Engine {
             calls: core.driver.outstanding(),
             requests: core.serving.count(),
             links: core.links.lock().values().filter(|link| link.strong_count() > 0).count(),
+            regions: core.regions.count(),
         }
     }
 
@@ -273,17 +352,23 @@ impl fmt::Debug for Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Load {
-    /// Calls made and not answered.
+    /// Calls made and not answered, and transfers begun and not complete.
     pub calls: usize,
     /// Requests taken and not answered.
     pub requests: usize,
     /// Connections, whoever opened them, and the engine's link to itself.
     pub links: usize,
+    /// Memory regions that were exposed or staged and are not given back.
+    pub regions: usize,
 }
 
 impl Core {
     pub(crate) fn is_running(&self) -> bool {
         self.lifecycle.is_running()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.lifecycle.has_ended()
     }
 
     pub(crate) fn register(&self, registration: Registration) -> Result<RpcId, RegisterError> {
@@ -349,7 +434,8 @@ impl Core {
 
     /// Ends calls whose deadline has passed; returns the next deadline.
     pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
-        let mut next = self.expire_grace(now);
+        let sleeps = self.sleepers.wake_due(now);
+        let mut next = earlier(self.expire_grace(now), sleeps);
         for link in self.links() {
             let (expired, earliest) = link.calls.expire(now);
             if let Some(transport) = link.link() {
@@ -357,10 +443,7 @@ impl Core {
                     transport.cancel(call);
                 }
             }
-            next = match (next, earliest) {
-                (Some(next), Some(earliest)) => Some(next.min(earliest)),
-                (one, other) => one.or(other),
-            };
+            next = earlier(next, earliest);
         }
         next
     }
@@ -369,6 +452,13 @@ impl Core {
     /// only wait to be picked up, and the progress thread looks after the rest in its own time.
     pub(crate) fn pass_lead_on(&self, link: &LinkState) {
         let _ = link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one());
+    }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
     }
 }
 
@@ -408,6 +498,12 @@ impl LinkEvents for Nobody {
     fn on_response(&self, _: CallId, _: Payload<'_>) {}
     fn on_refused(&self, _: CallId, _: Refusal) {}
     fn on_cancel(&self, _: CallId) {}
+    fn on_transferred(&self, _: CallId, _: Result<(), TransferError>) {}
+
+    fn grant(&self, _: &RegionKey, _: Direction, _: u64, _: u64) -> Result<Window, bulk::Refusal> {
+        Err(bulk::Refusal::ShuttingDown)
+    }
+
     fn on_go_away(&self) {}
     fn on_lost(&self, _: &LinkError) {}
 }

@@ -288,6 +288,8 @@ impl Driver {
         self.leads.fetch_add(1, Ordering::Release);
         let start = Instant::now();
         let mut now = start;
+        // While data streams in, looking on is no waste: the budget is for silence.
+        let mut quiet_since = start;
         loop {
             let polled = self.poll(now);
             if done() {
@@ -298,7 +300,10 @@ impl Driver {
                 return Led::Others;
             }
             now = Instant::now();
-            if now >= deadline || budget.is_some_and(|budget| now - start >= budget) {
+            if polled == Polled::Progress {
+                quiet_since = now;
+            }
+            if now >= deadline || budget.is_some_and(|budget| now - quiet_since >= budget) {
                 if misses < MISSES_MAX {
                     self.misses.store(misses + 1, Ordering::Relaxed);
                 }

@@ -120,6 +120,19 @@ impl Handler {
             Work::Future(Box::pin(handler(request, input, responder)))
         })
     }
+
+    pub(crate) fn raw_blocking<F>(handler: F) -> Self
+    where
+        F: Fn(Request, Buffer, RawResponder) + Send + Sync + 'static,
+    {
+        let start = move |request: Request, responder: RawResponder, payload: Payload<'_>| {
+            let mut input = payload.into_buffer();
+            input.skip(crate::engine::REQUEST_HEADER);
+            handler(request, input, responder);
+            Work::Done
+        };
+        Self { start: Box::new(start), blocking: true }
+    }
 }
 
 /// Decodes the arguments, or answers that they cannot be.

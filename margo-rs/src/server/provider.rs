@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::engine::Engine;
 use crate::error::{HandlerError, RegisterError};
 use crate::exec::Pool;
-use crate::rpc::{ProviderId, Rpc, RpcId};
+use crate::rpc::{ProviderId, RawRpc, Rpc, RpcId};
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -101,12 +101,25 @@ impl Provider {
     ///
     /// # Errors
     /// The RPC, or another of the same id, is registered at this provider already.
-    pub fn register_raw<F, Fut>(&self, name: &str, handler: F) -> Result<RpcId, RegisterError>
+    pub fn register_raw<'a, F, Fut>(&self, rpc: impl Into<RawRpc<'a>>, handler: F) -> Result<RpcId, RegisterError>
     where
         F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        self.add(name, false, Handler::raw(handler))
+        let rpc = rpc.into();
+        self.add(rpc.name, rpc.response_disabled, Handler::raw(handler))
+    }
+
+    /// As [`Engine::register_raw_blocking`].
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered at this provider already.
+    pub fn register_raw_blocking<'a, F>(&self, rpc: impl Into<RawRpc<'a>>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        F: Fn(Request, Buffer, RawResponder) + Send + Sync + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, rpc.response_disabled, Handler::raw_blocking(handler))
     }
 
     /// Takes back one RPC. `false` if this provider did not register it.

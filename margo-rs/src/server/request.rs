@@ -2,7 +2,7 @@
 
 use super::running::InFlight;
 use crate::address::Address;
-use crate::client::{Endpoint, Peer};
+use crate::client::{ConnectionId, Endpoint, Peer};
 use crate::rpc::{NO_PARENT, ProviderId, RpcId};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -42,6 +42,11 @@ impl Request {
     /// Where the request comes from.
     pub fn peer(&self) -> &Address {
         self.in_flight.link().peer()
+    }
+
+    /// The connection it came over.
+    pub fn connection(&self) -> ConnectionId {
+        self.in_flight.link().id()
     }
 
     /// Until when the caller waits, if it said so, by this host's clock.

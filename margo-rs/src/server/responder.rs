@@ -3,7 +3,7 @@
 use super::running::InFlight;
 use crate::buffer::Buffer;
 use crate::codec;
-use crate::engine::LinkState;
+use crate::engine::{LinkState, RESPONSE_HEADER};
 use crate::error::{HandlerError, Status};
 use crate::transport::CallId;
 use serde::Serialize;
@@ -36,10 +36,27 @@ impl RawResponder {
         });
     }
 
+    /// Answers with a response that has room for Margo's header: its first [`RESPONSE_HEADER`] bytes, which are filled in
+    /// here. No copy is made. [`Buffer::room_for`] gives such a vector.
+    ///
+    /// # Panics
+    /// The response is shorter than the header.
+    pub fn respond_headed(mut self, mut response: Vec<u8>) {
+        let header = response.first_chunk_mut::<RESPONSE_HEADER>().expect("a response with room for its header");
+        *header = Status::SUCCESS.0.to_le_bytes();
+        self.finish(|link, call| link.respond(call, response.into()));
+    }
+
     /// Answers that the handler failed.
     pub fn fail(self, error: impl Into<HandlerError>) {
         let message = error.into().to_string();
         self.refuse(Status::FAULT, &message);
+    }
+
+    /// Gives no answer at all: the caller waits until its deadline, as if the request had been lost. For protocols that
+    /// tell an attacker nothing; everybody else answers.
+    pub fn abandon(mut self) {
+        self.finish(|_, _| {});
     }
 
     pub(crate) fn refuse(mut self, status: Status, message: &str) {

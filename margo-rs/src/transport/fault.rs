@@ -32,11 +32,12 @@
 //!
 //! An injector breaks the contract of [`transport`](super) on purpose: a dropped request never gets its response, a
 //! doubled one is delivered twice, delayed ones overtake each other. Calls of an engine to itself do not pass through
-//! it.
+//! it, and bulk transfers pass it unharmed but for the cancels and the connections.
 
-use super::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Transport};
+use super::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Registration, Transport};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{self, Direction, Memory, Permission, RegionKey, Segment, Transfer, TransferError, Window};
 use crate::engine::Builder;
 use crate::error::ConnectError;
 use crate::rpc::RpcId;
@@ -412,6 +413,18 @@ impl Transport for FaultyTransport {
         self.held.messages.lock().clear();
         self.inner.close();
     }
+
+    fn register(&self, memory: &[Segment], permission: Permission) -> Result<Option<Box<dyn Registration>>, String> {
+        self.inner.register(memory, permission)
+    }
+
+    fn allocate(&self, bytes: usize) -> Option<Box<dyn Memory>> {
+        self.inner.allocate(bytes)
+    }
+
+    fn transfer_piece(&self) -> u64 {
+        self.inner.transfer_piece()
+    }
 }
 
 struct FaultyAcceptor {
@@ -481,6 +494,13 @@ impl Link for FaultyLink {
         self.send(Message::Cancel(call), Flush::Now);
     }
 
+    fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        match self.inner.get() {
+            Some(link) => link.transfer(call, transfer, flush),
+            None => Ok(()),
+        }
+    }
+
     fn flush(&self) {
         if let Some(link) = self.inner.get() {
             link.flush();
@@ -533,6 +553,14 @@ impl LinkEvents for FaultyEvents {
 
     fn on_cancel(&self, call: CallId) {
         self.inner.on_cancel(call);
+    }
+
+    fn on_transferred(&self, call: CallId, result: Result<(), TransferError>) {
+        self.inner.on_transferred(call, result);
+    }
+
+    fn grant(&self, key: &RegionKey, direction: Direction, offset: u64, length: u64) -> Result<Window, bulk::Refusal> {
+        self.inner.grant(key, direction, offset, length)
     }
 
     fn on_go_away(&self) {

@@ -21,6 +21,8 @@
 //! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same; what is larger is refused only after Mercury has fetched it | the same |
 //! | memory for what arrives is taken | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
 //! | user of the peer known | no | no; `na+sm` is open to processes of the same user only | yes, it is this process |
+//! | bulk transfers | yes | not yet: `Unsupported` | yes |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | | two, one of them in the cache |
 //!
 //! A peer of this crate is told from others by Mercury with a hello (see `transport::mercury`). Two plain peers that call each
 //! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
@@ -30,10 +32,26 @@
 //! * For each request that [`Link::request`] took and that wants a response, exactly one of: one
 //!   [`LinkEvents::on_response`], one [`LinkEvents::on_refused`], or one [`LinkEvents::on_lost`] for the whole link.
 //!   A transport may deliver a response twice (a network may duplicate); the engine ignores the second.
+//! * For each transfer that [`Link::transfer`] took: one [`LinkEvents::on_transferred`], or one `on_lost`.
 //! * [`LinkEvents::on_lost`] is the last event of a link, and comes exactly once for each link that was handed out.
 //! * Callbacks come from inside [`Transport::poll`] only, except `on_lost`, which may also come from inside any call
 //!   on the link. No lock that [`Link`]'s methods need is held during a callback.
 //! * Nothing blocks except [`Transport::park`].
+//!
+//! # Bulk data
+//!
+//! A transfer moves bytes between a [`Window`] of a local region and a range of a remote one. Handlers take no part: the
+//! owner's transport asks its engine with [`LinkEvents::grant`], which checks key, permission and bounds against the
+//! owner's own table, and moves the bytes through the window that it gets. A transport with addresses of its own for
+//! memory (a network card's) registers regions in [`Transport::register`], and puts what peers need into the descriptor.
+//!
+//! What a transport owes the memory:
+//! * It touches bytes only through windows, which fail once the region was taken back: a transfer under way ends with
+//!   [`Refusal::Revoked`](crate::bulk::Refusal::Revoked) or [`TransferError::LocalRevoked`] then, and bytes that were
+//!   promised to the peer are sent as zeros.
+//! * Where a device moves the bytes by itself, a [`Pinned`](crate::bulk::Pinned) window is held as long as it may.
+//! * After [`LinkEvents::on_transferred`], [`Link::cancel`] of the transfer or [`LinkEvents::on_lost`], its local window is
+//!   not used any more (the engine sees to it that uses fail), or is still pinned.
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
@@ -51,13 +69,15 @@ pub(crate) use loopback::LoopbackLink;
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{Direction, Memory, Permission, RegionKey, Segment, Transfer, TransferError, Window};
 use crate::error::ConnectError;
 use crate::rpc::RpcId;
 use crate::wire::{Refusal, RequestHead};
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Names a call on its link: chosen by the caller for requests going out, by the peer for requests coming in.
+/// Names a call or a transfer on its link: chosen by the caller for what goes out, by the peer for what comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CallId(pub u64);
 
@@ -126,6 +146,44 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Closes every link and frees what the transport holds. Links still open get [`LinkEvents::on_lost`].
     fn close(&self);
+
+    /// Makes memory known, before a region of it exists. `permission` is what peers will be allowed;
+    /// [`Permission::Private`] memory is only the local end of transfers, in both directions. The segments stay valid until
+    /// the registration is dropped, at the latest during [`Transport::close`]. A transport that needs to know nothing
+    /// returns `None`, as the default does.
+    ///
+    /// # Errors
+    /// Why the memory cannot be used.
+    fn register(&self, memory: &[Segment], permission: Permission) -> Result<Option<Box<dyn Registration>>, String> {
+        let _ = (memory, permission);
+        Ok(None)
+    }
+
+    /// Memory of a kind that this transport moves with fewer copies, all zero; `None`, as the default does, if any memory
+    /// is as good.
+    fn allocate(&self, bytes: usize) -> Option<Box<dyn Memory>> {
+        let _ = bytes;
+        None
+    }
+
+    /// Largest transfer that should go in one piece, in bytes. Larger ones are cut, and their pieces run side by side.
+    fn transfer_piece(&self) -> u64 {
+        u64::MAX
+    }
+}
+
+/// What a transport keeps for a region's memory. Dropping it ends what it allows: no device touches the memory any more
+/// when that returns, pinned windows aside.
+pub trait Registration: Send + Sync + 'static {
+    /// The descriptor to give to peers, encoded, if the transport has a form of its own for it; else they get a key, to be
+    /// handed to [`LinkEvents::grant`].
+    fn descriptor(&self) -> Option<Vec<u8>>;
+
+    /// Whether peers can write the memory while this process does not know.
+    fn is_written_unseen(&self) -> bool;
+
+    /// For the transport to find what it has registered: [`Window::with_registration`].
+    fn as_any(&self) -> &dyn Any;
 }
 
 /// A way to one peer.
@@ -139,8 +197,18 @@ pub trait Link: Send + Sync + 'static {
     /// Answers a request that came in on this link.
     fn respond(&self, call: CallId, payload: Buffer, flush: Flush);
 
-    /// Takes back a request as far as that is possible, and tells the peer.
+    /// Takes back a request or a transfer as far as that is possible, and tells the peer. No event need follow.
     fn cancel(&self, call: CallId);
+
+    /// Begins to move bulk data. `call` is from the same sequence as those of requests. A link that is not up yet keeps
+    /// the transfer until it is.
+    ///
+    /// # Errors
+    /// The transfer cannot be begun; no event follows then. The default moves nothing.
+    fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        let _ = (call, transfer, flush);
+        Err(TransferError::Unsupported)
+    }
 
     /// Sends what waits, as far as the transport takes it.
     fn flush(&self);
@@ -174,6 +242,23 @@ pub trait LinkEvents: Send + Sync + 'static {
 
     /// The peer no longer wants the response to its request.
     fn on_cancel(&self, call: CallId);
+
+    /// A transfer of ours is complete, or has failed though the link lives on. A second event for the same transfer
+    /// changes nothing.
+    fn on_transferred(&self, call: CallId, result: Result<(), TransferError>);
+
+    /// The peer wants to move data from ([`Direction::Pull`]) or to ([`Direction::Push`]) a region of ours: the window to
+    /// do it through, for reading or for writing.
+    ///
+    /// # Errors
+    /// What the peer is to be told. Nothing may be moved.
+    fn grant(
+        &self,
+        key: &RegionKey,
+        direction: Direction,
+        offset: u64,
+        length: u64,
+    ) -> Result<Window, crate::bulk::Refusal>;
 
     /// The peer takes no new requests.
     fn on_go_away(&self);

@@ -1,5 +1,6 @@
 //! The frame header and the fixed start of a request.
 
+use crate::bulk::RegionKey;
 use crate::rpc::RpcId;
 use thiserror::Error;
 
@@ -48,10 +49,26 @@ pub enum WireError {
         /// Stated length.
         length: u32,
     },
+    /// A body of a length that its kind never has.
+    #[error("frame of kind {kind} cannot have a body of {length} bytes")]
+    FrameLength {
+        /// The frame's kind byte.
+        kind: u8,
+        /// Stated length.
+        length: u32,
+    },
     /// A chunk of a message that was never started, or a second start of one that is under way.
     #[error("chunk sequence of call {call} is broken: {what}")]
     Chunk {
         /// The call.
+        call: u64,
+        /// What was wrong.
+        what: &'static str,
+    },
+    /// A bulk frame that does not belong where it came.
+    #[error("bulk transfer {call} is broken: {what}")]
+    Transfer {
+        /// The transfer.
         call: u64,
         /// What was wrong.
         what: &'static str,
@@ -79,6 +96,20 @@ pub enum Kind {
     ResponseAbort = 6,
     /// The sender takes no new requests.
     GoAway = 7,
+    /// The sender wants data of a region of the receiver's.
+    Pull = 8,
+    /// The sender wants to put data into a region of the receiver's.
+    Push = 9,
+    /// The receiver may send the data of its push.
+    PushReady = 10,
+    /// Data of the sender's push.
+    PushData = 11,
+    /// Data of the receiver's pull.
+    PullData = 12,
+    /// The receiver's pull or push is over.
+    TransferEnd = 13,
+    /// The sender gives up its pull or push.
+    TransferCancel = 14,
 }
 
 impl Kind {
@@ -91,6 +122,13 @@ impl Kind {
             5 => Kind::Cancel,
             6 => Kind::ResponseAbort,
             7 => Kind::GoAway,
+            8 => Kind::Pull,
+            9 => Kind::Push,
+            10 => Kind::PushReady,
+            11 => Kind::PushData,
+            12 => Kind::PullData,
+            13 => Kind::TransferEnd,
+            14 => Kind::TransferCancel,
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -99,7 +137,22 @@ impl Kind {
         match self {
             Kind::Request => Header::MORE | Header::ONE_WAY,
             Kind::Response | Kind::RequestChunk | Kind::ResponseChunk => Header::MORE,
-            Kind::Cancel | Kind::ResponseAbort | Kind::GoAway => 0,
+            _ => 0,
+        }
+    }
+
+    /// Whether the body is bulk data, which goes to where its region is.
+    pub fn is_bulk_data(self) -> bool {
+        matches!(self, Kind::PushData | Kind::PullData)
+    }
+
+    /// The length that the body must have, for kinds of which it is always the same.
+    fn exact_length(self) -> Option<usize> {
+        match self {
+            Kind::Cancel | Kind::ResponseAbort | Kind::GoAway | Kind::PushReady | Kind::TransferCancel => Some(0),
+            Kind::Pull | Kind::Push => Some(TransferHead::LEN),
+            Kind::TransferEnd => Some(4),
+            _ => None,
         }
     }
 }
@@ -149,9 +202,12 @@ impl Header {
         if length > max_frame {
             return Err(WireError::FrameTooLong { length, max: max_frame });
         }
-        let exact_empty = matches!(header.kind, Kind::Cancel | Kind::ResponseAbort | Kind::GoAway);
-        if (length as usize) < header.prefix_len() || (exact_empty && length != 0) {
+        let empty = header.kind.is_bulk_data() && length == 0;
+        if (length as usize) < header.prefix_len() || empty {
             return Err(WireError::FrameTooShort { kind, length });
+        }
+        if header.kind.exact_length().is_some_and(|exact| exact != length as usize) {
+            return Err(WireError::FrameLength { kind, length });
         }
         Ok(header)
     }
@@ -212,6 +268,39 @@ impl RequestHead {
     }
 }
 
+/// The body of a pull or push: which region, and what of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferHead {
+    /// The region.
+    pub key: RegionKey,
+    /// Where the range starts, in bytes.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+impl TransferHead {
+    /// Encoded size in bytes.
+    pub const LEN: usize = RegionKey::LEN + 16;
+
+    /// Appends the encoded head.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.key.to_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+        out.extend_from_slice(&self.length.to_le_bytes());
+    }
+
+    /// Decodes a head; any numbers are one. They are checked against the region, by its owner.
+    pub fn decode(bytes: &[u8; Self::LEN]) -> Self {
+        let (mut key, mut offset, mut length) = ([0; RegionKey::LEN], [0; 8], [0; 8]);
+        key.copy_from_slice(&bytes[..32]);
+        offset.copy_from_slice(&bytes[32..40]);
+        length.copy_from_slice(&bytes[40..48]);
+        let (offset, length) = (u64::from_le_bytes(offset), u64::from_le_bytes(length));
+        Self { key: RegionKey::from_bytes(&key), offset, length }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,8 +338,8 @@ mod tests {
         let mut bad = good;
         bad[4] = 0;
         assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(0)));
-        bad[4] = 8;
-        assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(8)));
+        bad[4] = 15;
+        assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(15)));
     }
 
     #[test]
@@ -265,9 +354,39 @@ mod tests {
             header.encode(&mut bytes);
             assert!(matches!(Header::decode(&bytes.try_into().unwrap(), 100), Err(WireError::FrameTooShort { .. })));
         }
-        let header = Header { length: 1, kind: Kind::Cancel, flags: 0, call: 1 };
+        for (kind, length) in [
+            (Kind::Cancel, 1),
+            (Kind::Pull, 47),
+            (Kind::Push, 49),
+            (Kind::PushReady, 1),
+            (Kind::TransferEnd, 0),
+            (Kind::TransferEnd, 5),
+            (Kind::TransferCancel, 1),
+        ] {
+            let mut bytes = Vec::new();
+            Header { length, kind, flags: 0, call: 1 }.encode(&mut bytes);
+            assert!(
+                matches!(Header::decode(&bytes.try_into().unwrap(), 100), Err(WireError::FrameLength { .. })),
+                "{kind:?}"
+            );
+        }
+        for kind in [Kind::PushData, Kind::PullData] {
+            let mut bytes = Vec::new();
+            Header { length: 0, kind, flags: 0, call: 1 }.encode(&mut bytes);
+            assert!(matches!(Header::decode(&bytes.try_into().unwrap(), 100), Err(WireError::FrameTooShort { .. })));
+        }
+    }
+
+    #[test]
+    fn transfer_head_bytes_are_golden() {
+        let key = RegionKey { instance: 1, id: 2, secret: 3 };
+        let head = TransferHead { key, offset: 0x0405, length: 0x0607 };
         let mut bytes = Vec::new();
-        header.encode(&mut bytes);
-        assert!(matches!(Header::decode(&bytes.try_into().unwrap(), 100), Err(WireError::FrameTooShort { .. })));
+        head.encode(&mut bytes);
+        let mut golden = [0; TransferHead::LEN];
+        (golden[0], golden[8], golden[16]) = (1, 2, 3);
+        (golden[32], golden[33], golden[40], golden[41]) = (5, 4, 7, 6);
+        assert_eq!(bytes, golden);
+        assert_eq!(TransferHead::decode(&golden), head);
     }
 }

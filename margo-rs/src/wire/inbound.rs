@@ -1,7 +1,8 @@
 //! The receiving half of a connection: bytes in, whole messages out.
 
-use super::frame::{Header, Kind, RequestHead, WireError};
+use super::frame::{Header, Kind, RequestHead, TransferHead, WireError};
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{Direction, Window};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,6 +90,43 @@ pub enum Event<'a> {
     Cancel(u64),
     /// The peer takes no new requests.
     GoAway,
+    /// The peer wants to move data from or to a region of ours.
+    Transfer(u64, Direction, TransferHead),
+    /// The owner waits for the data of a push of ours.
+    PushReady(u64),
+    /// A pull or push of ours is over, with this code.
+    TransferEnd(u64, u32),
+    /// The peer gives up its pull or push.
+    TransferCancel(u64),
+    /// This many bytes of data begin to arrive: of a pull of ours or a push of the peer's. What is put here is where they
+    /// go, if anywhere.
+    DataBegins(Direction, u64, u64, &'a mut Option<(Window, u64)>),
+    /// This many bytes of data have arrived. They are in place if `true`; their region was taken back if not.
+    DataEnds(Direction, u64, u64, bool),
+}
+
+/// The body of a data frame while it arrives.
+#[derive(Debug)]
+struct Data {
+    direction: Direction,
+    call: u64,
+    length: u64,
+    missing: usize,
+    /// Where it goes, and from where on. Nowhere if nobody wants it, or its region was taken back.
+    target: Option<(Window, u64)>,
+    wanted: bool,
+}
+
+impl Data {
+    fn take(&mut self, bytes: &[u8]) {
+        self.missing -= bytes.len();
+        let Some((window, at)) = &mut self.target else { return };
+        if window.copy_in(*at, bytes).is_err() {
+            self.target = None;
+        } else {
+            *at += bytes.len() as u64;
+        }
+    }
 }
 
 /// Reassembles messages from whatever pieces the bytes arrive in.
@@ -103,14 +141,16 @@ pub struct Inbound {
     stash: Vec<u8>,
     /// The message whose frame body is being read, and how much of that body is missing.
     body: Option<(Message, usize)>,
-    /// Chunked messages between two of their chunks, by direction and call.
-    partial: HashMap<(Direction, u64), Message>,
+    /// Or the bulk data.
+    data: Option<Data>,
+    /// Chunked messages between two of their chunks, by sort and call.
+    partial: HashMap<(Sort, u64), Message>,
     /// Bytes of begun requests, counted when their frame begins; claimed from the budget too.
     claimed: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Direction {
+enum Sort {
     Request,
     Response,
 }
@@ -132,8 +172,8 @@ struct Message {
 }
 
 impl Message {
-    fn direction(&self) -> Direction {
-        if self.head.is_some() { Direction::Request } else { Direction::Response }
+    fn sort(&self) -> Sort {
+        if self.head.is_some() { Sort::Request } else { Sort::Response }
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -147,12 +187,59 @@ impl Message {
 impl Inbound {
     /// An empty receiver.
     pub fn new(limits: InboundLimits, budget: Arc<Budget>) -> Self {
-        Self { limits, budget, stash: Vec::new(), body: None, partial: HashMap::new(), claimed: 0 }
+        Self { limits, budget, stash: Vec::new(), body: None, data: None, partial: HashMap::new(), claimed: 0 }
     }
 
     /// Whether a message or frame has begun and is not whole.
     pub fn is_mid_message(&self) -> bool {
-        !self.stash.is_empty() || self.body.is_some() || !self.partial.is_empty()
+        !self.stash.is_empty() || self.body.is_some() || self.data.is_some() || !self.partial.is_empty()
+    }
+
+    /// Where the next bytes may be read to without a copy, if they are bulk data: a window, from where on, and how many
+    /// bytes at most. Call [`Inbound::data_done`] with the number read.
+    pub fn direct_data(&self) -> Option<(&Window, u64, usize)> {
+        let data = self.data.as_ref()?;
+        let (window, at) = data.target.as_ref()?;
+        (!window.is_shared()).then_some((window, *at, data.missing))
+    }
+
+    /// Says how many bytes were read to where [`Inbound::direct_data`] said.
+    pub fn data_done(&mut self, count: usize, sink: &mut dyn FnMut(Event<'_>)) {
+        let Some(data) = &mut self.data else { return };
+        debug_assert!(count <= data.missing);
+        data.missing -= count;
+        if let Some((_, at)) = &mut data.target {
+            *at += count as u64;
+        }
+        self.end_data_if_whole(sink);
+    }
+
+    /// The region that [`Inbound::direct_data`] named was taken back: the rest is thrown away.
+    pub fn data_withdrawn(&mut self) {
+        if let Some(data) = &mut self.data {
+            data.target = None;
+        }
+    }
+
+    fn end_data_if_whole(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
+        if let Some(data) = self.data.take_if(|data| data.missing == 0)
+            && data.wanted
+        {
+            sink(Event::DataEnds(data.direction, data.call, data.length, data.target.is_some()));
+        }
+    }
+
+    /// Starts the body of a data frame, of which `body` is there.
+    fn begin_data(&mut self, header: Header, body: &[u8], sink: &mut dyn FnMut(Event<'_>)) {
+        let direction = if header.kind == Kind::PullData { Direction::Pull } else { Direction::Push };
+        let (call, length) = (header.call, u64::from(header.length));
+        let mut target = None;
+        sink(Event::DataBegins(direction, call, length, &mut target));
+        let wanted = target.is_some();
+        let mut data = Data { direction, call, length, missing: header.length as usize, target, wanted };
+        data.take(body);
+        self.data = Some(data);
+        self.end_data_if_whole(sink);
     }
 
     /// Where the next bytes may be read to without a copy: a vector to append to, and how many bytes at most.
@@ -200,7 +287,12 @@ impl Inbound {
     ) -> Result<usize, WireError> {
         let all = data.len();
         while !data.is_empty() && go_on() {
-            if let Some((message, missing)) = self.body.as_mut() {
+            if let Some(bulk) = self.data.as_mut() {
+                let (now, rest) = data.split_at(data.len().min(bulk.missing));
+                bulk.take(now);
+                data = rest;
+                self.end_data_if_whole(sink);
+            } else if let Some((message, missing)) = self.body.as_mut() {
                 let (now, rest) = data.split_at(data.len().min(*missing));
                 message.take(now);
                 *missing -= now.len();
@@ -230,7 +322,9 @@ impl Inbound {
             self.frame(header, body, sink)?;
             return Ok(rest);
         }
-        if length >= DIRECT_MIN && rest.len() >= header.prefix_len() {
+        if header.kind.is_bulk_data() {
+            self.begin_data(header, rest, sink);
+        } else if length >= DIRECT_MIN && rest.len() >= header.prefix_len() {
             self.begin_body(header, rest, sink)?;
         } else {
             self.stash.extend_from_slice(data);
@@ -261,6 +355,9 @@ impl Inbound {
             if header.length == 0 {
                 self.stash.clear();
                 self.frame(header, &[], sink)?;
+            } else if header.kind.is_bulk_data() {
+                self.stash.clear();
+                self.begin_data(header, &[], sink);
             }
             return Ok(rest);
         };
@@ -288,7 +385,7 @@ impl Inbound {
                 }
             }
             Kind::Response if !header.more() => {
-                if self.partial.contains_key(&(Direction::Response, header.call)) {
+                if self.partial.contains_key(&(Sort::Response, header.call)) {
                     return Err(WireError::Chunk { call: header.call, what: "response begun twice" });
                 }
                 if body.len() as u64 > self.limits.max_message {
@@ -299,11 +396,27 @@ impl Inbound {
                 }
             }
             Kind::Cancel => {
-                self.forget(Direction::Request, header.call);
+                self.forget(Sort::Request, header.call);
                 sink(Event::Cancel(header.call));
             }
-            Kind::ResponseAbort => self.forget(Direction::Response, header.call),
+            Kind::ResponseAbort => self.forget(Sort::Response, header.call),
             Kind::GoAway => sink(Event::GoAway),
+            Kind::Pull | Kind::Push => {
+                let Some(head) = body.first_chunk() else {
+                    return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
+                };
+                let direction = if header.kind == Kind::Pull { Direction::Pull } else { Direction::Push };
+                sink(Event::Transfer(header.call, direction, TransferHead::decode(head)));
+            }
+            Kind::PushReady => sink(Event::PushReady(header.call)),
+            Kind::TransferEnd => {
+                let Some(code) = body.first_chunk() else {
+                    return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
+                };
+                sink(Event::TransferEnd(header.call, u32::from_le_bytes(*code)));
+            }
+            Kind::TransferCancel => sink(Event::TransferCancel(header.call)),
+            Kind::PushData | Kind::PullData => self.begin_data(header, body, sink),
             _ => {
                 self.begin_body(header, body, sink)?;
                 if self.body.as_ref().is_some_and(|(_, missing)| *missing == 0) {
@@ -324,17 +437,14 @@ impl Inbound {
             }
             Kind::Response => self.start(header, None, body, sink)?,
             Kind::RequestChunk | Kind::ResponseChunk => {
-                let direction =
-                    if header.kind == Kind::RequestChunk { Direction::Request } else { Direction::Response };
-                let Some(mut message) = self.partial.remove(&(direction, call)) else {
+                let sort = if header.kind == Kind::RequestChunk { Sort::Request } else { Sort::Response };
+                let Some(mut message) = self.partial.remove(&(sort, call)) else {
                     return Err(WireError::Chunk { call, what: "never started" });
                 };
                 message.more = header.more();
                 (message, body)
             }
-            Kind::Cancel | Kind::ResponseAbort | Kind::GoAway => {
-                return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
-            }
+            kind => return Err(WireError::FrameTooShort { kind: kind as u8, length: header.length }),
         };
         let here = header.length as usize - (body.len() - payload.len());
         let end = message.received + here as u64;
@@ -373,7 +483,7 @@ impl Inbound {
             discard: false,
             more: chunked,
         };
-        if self.partial.contains_key(&(message.direction(), call)) {
+        if self.partial.contains_key(&(message.sort(), call)) {
             return Err(WireError::Chunk { call, what: "begun twice" });
         }
         if total > self.limits.max_message {
@@ -397,7 +507,7 @@ impl Inbound {
     fn end_body(&mut self, sink: &mut dyn FnMut(Event<'_>)) -> Result<(), WireError> {
         let Some((message, _)) = self.body.take() else { return Ok(()) };
         if message.more {
-            self.partial.insert((message.direction(), message.call), message);
+            self.partial.insert((message.sort(), message.call), message);
             return Ok(());
         }
         if message.discard {
@@ -412,8 +522,8 @@ impl Inbound {
         Ok(())
     }
 
-    fn forget(&mut self, direction: Direction, call: u64) {
-        if let Some(message) = self.partial.remove(&(direction, call)) {
+    fn forget(&mut self, sort: Sort, call: u64) {
+        if let Some(message) = self.partial.remove(&(sort, call)) {
             self.unclaim(message.claimed);
         }
     }

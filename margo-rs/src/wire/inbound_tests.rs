@@ -43,6 +43,8 @@ fn run(inbound: &mut Inbound, bytes: &[u8]) -> Result<Vec<String>, WireError> {
             Event::ResponseRefused(call, refusal) => format!("response {call} refused {refusal:?}"),
             Event::Cancel(call) => format!("cancel {call}"),
             Event::GoAway => "go away".to_owned(),
+            Event::DataBegins(..) => return,
+            bulk => format!("{bulk:?}"),
         });
     })?;
     Ok(seen)
@@ -108,7 +110,7 @@ fn an_endless_run_of_empty_chunks_is_a_protocol_error() {
 fn an_announced_size_allocates_nothing_before_the_bytes_come() {
     let mut inbound = inbound();
     run(&mut inbound, &frame(Kind::Request, Header::MORE, 1, Some(1 << 20), b"ab")).unwrap();
-    let mut message = inbound.partial.remove(&(Direction::Request, 1)).unwrap();
+    let mut message = inbound.partial.remove(&(Sort::Request, 1)).unwrap();
     assert!(message.bytes.vec_mut().capacity() < 1024);
 }
 

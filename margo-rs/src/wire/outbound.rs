@@ -1,7 +1,9 @@
 //! The sending half of a connection: messages in, batches of bytes out.
 
 use super::frame::{Header, Kind, RequestHead};
+use super::transfers::end_frame;
 use crate::buffer::Buffer;
+use crate::bulk::{Refusal, Window};
 use std::collections::{HashSet, VecDeque};
 
 /// A payload up to this size is copied behind the other small ones, so that one write carries many, in bytes.
@@ -29,6 +31,46 @@ pub struct Outbound {
     large_bytes: usize,
     /// What the write under way belongs to, and whether its message was given up meanwhile.
     in_write: Option<(Kind, u64, bool)>,
+    /// Bulk data, which is not copied here: it takes turns with itself and with `large`.
+    data: VecDeque<Data>,
+    /// As `in_write`.
+    data_in_write: Option<DataInWrite>,
+    /// It is the turn of `data`.
+    data_next: bool,
+    /// Pushes of ours whose region was taken back while they were being sent.
+    withdrawn: Vec<u64>,
+    /// Pulls of the peer's that are over.
+    sent: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DataInWrite {
+    kind: Kind,
+    call: u64,
+    given_up: bool,
+    /// Nothing of the transfer follows.
+    is_last: bool,
+}
+
+/// Data of one transfer on its way out.
+#[derive(Debug)]
+struct Data {
+    kind: Kind,
+    call: u64,
+    window: Window,
+    sent: u64,
+}
+
+/// The data of one frame that is being written.
+#[derive(Debug)]
+struct DataFrame {
+    data: Data,
+    end: u64,
+    /// The region was taken back: zeros go out instead.
+    withdrawn: bool,
+    /// What follows the data: the transfer's end, if this is its last frame.
+    tail: Vec<u8>,
+    tail_written: usize,
 }
 
 #[derive(Debug)]
@@ -52,22 +94,53 @@ pub struct WriteJob {
     head: Vec<u8>,
     head_written: usize,
     chunk: Option<(Large, usize)>,
+    /// Never together with a chunk.
+    data: Option<DataFrame>,
+}
+
+/// Bulk data to be written.
+#[derive(Debug, Clone, Copy)]
+pub enum DataPart<'a> {
+    /// These bytes of a window.
+    Region(&'a Window, u64, u64),
+    /// So many zeros, because the region was taken back.
+    Zeros(u64),
 }
 
 impl WriteJob {
-    /// What is still to be written, in order.
+    /// What is still to be written, in order; between the two comes what [`WriteJob::data`] says.
     pub fn slices(&self) -> [&[u8]; 2] {
-        let chunk = match &self.chunk {
-            Some((large, end)) => &large.payload[large.sent..*end],
-            None => &[],
+        let rest = match (&self.chunk, &self.data) {
+            (Some((large, end)), _) => &large.payload[large.sent..*end],
+            (None, Some(frame)) => &frame.tail[frame.tail_written..],
+            (None, None) => &[],
         };
-        [&self.head[self.head_written..], chunk]
+        [&self.head[self.head_written..], rest]
+    }
+
+    /// Bulk data that comes between the two slices.
+    pub fn data(&self) -> Option<DataPart<'_>> {
+        let frame = self.data.as_ref().filter(|frame| frame.data.sent < frame.end)?;
+        Some(match frame.withdrawn {
+            false => DataPart::Region(&frame.data.window, frame.data.sent, frame.end),
+            true => DataPart::Zeros(frame.end - frame.data.sent),
+        })
+    }
+
+    /// The region of the data was taken back: zeros are sent in place of the rest.
+    pub fn data_withdrawn(&mut self) {
+        if let Some(frame) = &mut self.data {
+            frame.withdrawn = true;
+            if !frame.tail.is_empty() {
+                frame.tail = end_frame(frame.data.call, Refusal::Revoked.code()).to_vec();
+            }
+        }
     }
 
     /// Whether everything was written.
     pub fn is_done(&self) -> bool {
         let [head, chunk] = self.slices();
-        head.is_empty() && chunk.is_empty()
+        head.is_empty() && chunk.is_empty() && self.data().is_none()
     }
 
     /// Notes that `count` bytes were written.
@@ -76,6 +149,11 @@ impl WriteJob {
         self.head_written += head;
         if let Some((large, end)) = &mut self.chunk {
             large.sent = (large.sent + count - head).min(*end);
+        }
+        if let Some(frame) = &mut self.data {
+            let data = ((count - head) as u64).min(frame.end - frame.data.sent);
+            frame.data.sent += data;
+            frame.tail_written = (frame.tail_written + count - head - data as usize).min(frame.tail.len());
         }
     }
 }
@@ -91,6 +169,11 @@ impl Outbound {
             queued_large: HashSet::new(),
             large_bytes: 0,
             in_write: None,
+            data: VecDeque::new(),
+            data_in_write: None,
+            data_next: false,
+            withdrawn: Vec::new(),
+            sent: Vec::new(),
         }
     }
 
@@ -104,7 +187,7 @@ impl Outbound {
         *self = Self::new(self.max_frame as u32);
     }
 
-    /// Bytes queued and not yet given to a write.
+    /// Bytes queued and not yet given to a write, without those that stay in their regions.
     pub fn queued(&self) -> usize {
         self.batch.len() + self.large_bytes
     }
@@ -120,7 +203,7 @@ impl Outbound {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.batch.is_empty() && self.large.is_empty()
+        self.batch.is_empty() && self.large.is_empty() && self.data.is_empty()
     }
 
     /// Queues a request.
@@ -168,9 +251,60 @@ impl Outbound {
         Header { length: 0, kind: Kind::GoAway, flags: 0, call: 0 }.encode(&mut self.batch);
     }
 
+    /// Queues a short frame.
+    pub(super) fn frame(&mut self, kind: Kind, call: u64, body: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.batch.len();
+        Header { length: 0, kind, flags: 0, call }.encode(&mut self.batch);
+        body(&mut self.batch);
+        let length = (self.batch.len() - start - Header::LEN) as u32;
+        self.batch[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        if matches!(kind, Kind::PushReady | Kind::TransferEnd) {
+            // What a peer can make us say must not pile up either.
+            self.batch_responses += self.batch.len() - start;
+        }
+    }
+
+    /// Queues the data of a transfer: all of a window that is not empty.
+    pub(super) fn data(&mut self, kind: Kind, call: u64, window: Window) {
+        debug_assert!(kind.is_bulk_data() && !window.is_empty());
+        self.data.push_back(Data { kind, call, window, sent: 0 });
+    }
+
+    /// Drops the queued data of a transfer.
+    pub(super) fn give_up_data(&mut self, kind: Kind, call: u64) {
+        if let Some(writing) = &mut self.data_in_write
+            && (writing.kind, writing.call) == (kind, call)
+        {
+            writing.given_up = true;
+        } else if let Some(at) = self.data.iter().position(|data| data.kind == kind && data.call == call) {
+            self.data.remove(at);
+        }
+    }
+
+    /// Whether data of a transfer is still to be sent. The last of it may be with the peer before the write call returns.
+    pub(super) fn has_data(&self, kind: Kind, call: u64) -> bool {
+        self.data_in_write.is_some_and(|it| (it.kind, it.call) == (kind, call) && !it.is_last)
+            || self.data.iter().any(|data| data.kind == kind && data.call == call)
+    }
+
+    /// Takes out the pulls of the peer's whose data was sent, or was given up because the region was taken back.
+    pub(super) fn take_sent(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.sent)
+    }
+
+    /// Whether there are pushes of ours whose region was taken back.
+    pub fn has_withdrawn(&self) -> bool {
+        !self.withdrawn.is_empty()
+    }
+
+    /// Takes out the pushes of ours whose region was taken back.
+    pub fn take_withdrawn(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.withdrawn)
+    }
+
     /// Fills `job`, which must be done, with the next bytes to write; `false` when nothing waits.
     pub fn next_write(&mut self, job: &mut WriteJob) -> bool {
-        debug_assert!(job.is_done() && job.chunk.is_none());
+        debug_assert!(job.is_done() && job.chunk.is_none() && job.data.is_none());
         job.head.clear();
         job.head_written = 0;
         if job.head.capacity() > BATCH_CAPACITY_KEPT {
@@ -178,7 +312,21 @@ impl Outbound {
         }
         std::mem::swap(&mut job.head, &mut self.batch);
         self.batch_responses = 0;
-        if let Some(large) = self.large.pop_front() {
+        if (self.data_next || self.large.is_empty())
+            && let Some(data) = self.data.pop_front()
+        {
+            self.data_next = false;
+            let left = data.window.len() - data.sent;
+            let length = left.min(self.max_frame as u64);
+            Header { length: length as u32, kind: data.kind, flags: 0, call: data.call }.encode(&mut job.head);
+            let is_last = length == left;
+            let tail =
+                if is_last && data.kind == Kind::PullData { end_frame(data.call, 0).to_vec() } else { Vec::new() };
+            let end = data.sent + length;
+            self.data_in_write = Some(DataInWrite { kind: data.kind, call: data.call, given_up: false, is_last });
+            job.data = Some(DataFrame { data, end, withdrawn: false, tail, tail_written: 0 });
+        } else if let Some(large) = self.large.pop_front() {
+            self.data_next = true;
             self.queued_large.remove(&(large.kind(), large.call));
             let end = self.cut(&large, &mut job.head);
             self.large_bytes -= end - large.sent;
@@ -191,6 +339,9 @@ impl Outbound {
     /// Takes back a job that was written to its end.
     pub fn written(&mut self, job: &mut WriteJob) {
         debug_assert!(job.is_done());
+        if let Some(frame) = job.data.take() {
+            self.data_written(frame);
+        }
         let Some((large, _)) = job.chunk.take() else { return };
         // Nothing is known of the write if everything was forgotten meanwhile.
         let Some((_, _, given_up)) = self.in_write.take() else { return };
@@ -206,6 +357,25 @@ impl Outbound {
         } else {
             self.queued_large.insert((large.kind(), large.call));
             self.large.insert(self.large.len().min(INTERLEAVED_MAX - 1), large);
+        }
+    }
+
+    fn data_written(&mut self, frame: DataFrame) {
+        // As below: nothing is known if everything was forgotten.
+        let Some(DataInWrite { kind, call, given_up, is_last }) = self.data_in_write.take() else { return };
+        if given_up {
+            return;
+        }
+        match kind {
+            // The tail of the last frame has said how it ended.
+            Kind::PullData if is_last => self.sent.push(call),
+            Kind::PullData if frame.withdrawn => {
+                self.batch.extend_from_slice(&end_frame(call, Refusal::Revoked.code()));
+                self.sent.push(call);
+            }
+            Kind::PushData if frame.withdrawn => self.withdrawn.push(call),
+            _ if is_last => {}
+            _ => self.data.push_back(frame.data),
         }
     }
 

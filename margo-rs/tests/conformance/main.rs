@@ -1,6 +1,7 @@
 //! What every transport owes a program, as tests: each one runs on every transport of the build and in every mode of
 //! making progress.
 
+mod bulk;
 mod calls;
 mod cancel;
 mod faults;
@@ -9,4 +10,5 @@ mod lifecycle;
 mod limits;
 mod network;
 mod providers;
+mod raw;
 mod support;

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use margo_rs::codec::Blob;
 use margo_rs::{Endpoint, Engine};
+use mochi_auth::Connection;
 use mochi_rs::program::Outcome;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::super::Options;
-use super::super::case::Case;
+use super::super::case::{Case, Kind};
 use super::super::rounds::Span;
 use super::super::sample::{Recorder, Sample};
-use super::ECHO;
+use super::{ECHO, auth};
 
 /// With several calls in flight, one of so many is timed: reading the clock would cost the others time.
 const TIMED_EVERY: u32 = 16;
@@ -36,13 +37,60 @@ pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let engine = Engine::builder(address).progress(options.progress.progress()).connect()?;
-        let server = engine.lookup(address).await?;
-        call_for(&server, options.client, case, span.warmup).await?;
-        call_for(&server, options.client, case, span.duration).await
+        match case.kind {
+            Kind::Sealed => {
+                let server = auth::connect(options, &engine, address).await?;
+                call_for(&server, options.client, case, span).await
+            }
+            Kind::Handshake => {
+                let server = auth::connect(options, &engine, address).await?;
+                shake_hands_for(&server, span.warmup).await?;
+                shake_hands_for(&server, span.duration).await
+            }
+            _ => {
+                let server = engine.lookup(address).await?;
+                call_for(&server, options.client, case, span).await
+            }
+        }
     })
 }
 
-async fn call_for(server: &Endpoint, shape: Shape, case: Case, duration: Duration) -> Outcome<Sample> {
+/// What echoes.
+trait Echo: Clone + 'static {
+    fn echo(&self, payload: &Blob) -> impl Future<Output = Outcome<Blob>> + Send;
+}
+
+impl Echo for Endpoint {
+    async fn echo(&self, payload: &Blob) -> Outcome<Blob> {
+        Ok(self.call(ECHO, payload).await?)
+    }
+}
+
+impl Echo for Connection {
+    async fn echo(&self, payload: &Blob) -> Outcome<Blob> {
+        Ok(self.call(auth::SEALED_ECHO, payload).await?)
+    }
+}
+
+async fn shake_hands_for(server: &Connection, duration: Duration) -> Outcome<Sample> {
+    let mut recorder = Recorder::new()?;
+    let start = Instant::now();
+    let mut now = start;
+    while now - start < duration {
+        server.reauthenticate().await?;
+        let then = std::mem::replace(&mut now, Instant::now());
+        recorder.record(now - then, 1)?;
+        recorder.count(1);
+    }
+    Ok(recorder.sample(start))
+}
+
+async fn call_for<E: Echo + Send + Sync>(server: &E, shape: Shape, case: Case, span: Span) -> Outcome<Sample> {
+    echo_for(server, shape, case, span.warmup).await?;
+    echo_for(server, shape, case, span.duration).await
+}
+
+async fn echo_for<E: Echo + Send + Sync>(server: &E, shape: Shape, case: Case, duration: Duration) -> Outcome<Sample> {
     let start = Instant::now();
     let end = start + duration;
     let recorder = if case.in_flight == 1 {
@@ -67,13 +115,13 @@ async fn call_for(server: &Endpoint, shape: Shape, case: Case, duration: Duratio
 }
 
 /// Calls, one after the other, until `end`.
-async fn caller(server: Endpoint, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
+async fn caller<E: Echo>(server: E, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
     let mut recorder = Recorder::new()?;
     let payload = Blob(vec![0x5a; size]);
     let mut start = Instant::now();
     loop {
         for number in 1..=timed_every {
-            let answer = server.call(ECHO, &payload).await?;
+            let answer = server.echo(&payload).await?;
             if answer.len() != size {
                 return Err(format!("{} bytes came back of {size}", answer.len()).into());
             }

@@ -1,5 +1,6 @@
 //! Echo by RPC: what a user of typed calls gets.
 
+pub(super) mod auth;
 pub(super) mod client;
 pub(super) mod server;
 
@@ -13,6 +14,8 @@ use super::process::Server;
 use super::rounds::Span;
 use super::sample::Sample;
 
+pub(super) use self::auth::{Mechanism, daemon_time};
+
 const ECHO: Rpc<Blob, Blob> = Rpc::new("bench_echo");
 
 /// Measures the case against a new server.
@@ -23,12 +26,19 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
     if let Some(pin) = &pin {
         arguments.extend(["--pin", pin]);
     }
+    let socket = options.munge_socket.as_ref().map(|path| path.to_string_lossy().into_owned());
+    if let Some(mechanism) = options.auth {
+        arguments.extend(["--auth", mechanism.name()]);
+        if let Some(socket) = &socket {
+            arguments.extend(["--munge-socket", socket]);
+        }
+    }
     let mut server = Server::start(&arguments)?;
     client::measure(options, server.address(), case, span).map_err(|error| server.blame(case, error).into())
 }
 
 /// Where the server of a transport listens: for TCP, where nothing outside of this host is involved.
-fn listen_address(transport: &str) -> Outcome<String> {
+pub(super) fn listen_address(transport: &str) -> Outcome<String> {
     if transport == "tcp" {
         return Ok("native+tcp://127.0.0.1".to_owned());
     }

@@ -1,12 +1,14 @@
 //! The process that echoes calls.
 
 use std::future;
+use std::path::PathBuf;
 
 use margo_rs::Engine;
 use mochi_rs::program::Outcome;
 
 use super::super::{Waiting, machine, process};
 use super::ECHO;
+use super::auth::{self, Mechanism};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -15,6 +17,10 @@ pub(crate) struct Arguments {
     progress: Waiting,
     #[arg(long)]
     pin: Option<usize>,
+    #[arg(long, value_enum)]
+    auth: Option<Mechanism>,
+    #[arg(long)]
+    munge_socket: Option<PathBuf>,
 }
 
 /// Serves until the parent goes away. The engine and its pool are started on this thread, so they stay where it is
@@ -33,5 +39,8 @@ async fn start(arguments: &Arguments) -> Outcome<Engine> {
     }
     let engine = Engine::builder(&arguments.address).progress(arguments.progress.progress()).listen().await?;
     engine.register(ECHO, |_request, payload| async move { Ok(payload) })?;
+    if let Some(mechanism) = arguments.auth {
+        auth::serve(&engine, mechanism, arguments.munge_socket.as_deref()).await?;
+    }
     Ok(engine)
 }

@@ -7,9 +7,10 @@ use super::Shared;
 use super::socket::Socket;
 use crate::address::Address;
 use crate::buffer::Buffer;
+use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, WriteJob};
+use crate::wire::{FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use std::io;
 use std::net::TcpStream;
@@ -71,6 +72,7 @@ pub(super) struct Connection {
 
 struct Outbox {
     queue: Outbound,
+    transfers: Transfers,
     job: WriteJob,
     /// A thread is inside the write call.
     writing: bool,
@@ -89,7 +91,7 @@ enum Inbox {
         received: usize,
     },
     Up {
-        inbound: Inbound,
+        inbound: Box<Inbound>,
         /// Read and not handled yet, because responses pile up.
         rest: Vec<u8>,
         events: Arc<dyn LinkEvents>,
@@ -129,6 +131,7 @@ impl Connection {
             events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
                 queue: Outbound::new(FRAME_MAX),
+                transfers: Transfers::new(shared.limits.requests_borne()),
                 job: WriteJob::default(),
                 writing: false,
                 blocked: false,
@@ -181,6 +184,7 @@ impl Connection {
         if blocked {
             self.flush();
         }
+        self.end_withdrawn();
         self.read(scratch)
     }
 
@@ -245,7 +249,7 @@ impl Connection {
         events.on_up(&link, limits);
         self.flush();
         Ok(Inbox::Up {
-            inbound: Inbound::new(shared.inbound_limits(), shared.budget.clone()),
+            inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
             rest: Vec::new(),
             events,
         })
@@ -293,7 +297,11 @@ impl Connection {
         } else {
             tracing::debug!(peer = %self.peer, reason, "connection ended");
         }
-        self.outbox.lock().queue.clear();
+        {
+            let mut outbox = self.outbox.lock();
+            outbox.queue.clear();
+            outbox.transfers.clear();
+        }
         if let Some(shared) = &shared {
             shared.remove(self);
         }
@@ -337,8 +345,26 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        self.outbox.lock().queue.cancel(call.0);
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !transfers.cancel(call.0, queue) {
+            queue.cancel(call.0);
+        }
+        drop(outbox);
         self.schedule(Flush::Now);
+    }
+
+    fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        let mut outbox = self.outbox.lock();
+        if self.is_closed() {
+            // The link's end is the transfer's, and has been told or is about to be.
+            return Ok(());
+        }
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        transfers.begin(call.0, transfer, queue)?;
+        drop(outbox);
+        self.schedule(flush);
+        Ok(())
     }
 
     fn flush(&self) {

@@ -42,6 +42,11 @@ const ACCEPTED_MAX: usize = 64;
 const BACKLOG: i32 = 4096;
 /// While a single connection is busy, epoll is asked about the others this rarely (in polls).
 const EPOLL_EVERY: u32 = 8;
+/// Larger transfers go in pieces, whose frames take turns, in bytes.
+const TRANSFER_PIECE: u64 = 64 << 20;
+/// Buffer of a socket whose peer is on this host, in bytes. What is under way then stays in the processors' caches, which
+/// moves bulk data faster by a third and more; without any distance to fill, more only means more misses.
+const SAME_HOST_BUFFER: usize = 512 * 1024;
 /// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// Pause after the process ran out of descriptors.
@@ -243,6 +248,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Keeps little under way to a peer on this host. For others the kernel finds out how much the distance needs.
+    fn tune_distance(stream: &TcpStream, peer: &SocketAddr) {
+        let here = stream.local_addr().is_ok_and(|local| local.ip() == peer.ip());
+        if here || peer.ip().is_loopback() {
+            // A limit of the system may be lower, which is as well.
+            let _ = sockopt::set_socket_send_buffer_size(stream, SAME_HOST_BUFFER);
+            let _ = sockopt::set_socket_recv_buffer_size(stream, SAME_HOST_BUFFER);
+        }
+    }
+
     /// Watches a new connection, and its handshake's time.
     fn add(self: &Arc<Self>, connection: &Arc<Connection>, timeout: Duration) -> io::Result<()> {
         self.connections.lock().insert(connection.token, connection.clone());
@@ -319,6 +334,7 @@ impl Shared {
         }
         stream.set_nonblocking(true)?;
         self.tune(&stream)?;
+        Self::tune_distance(&stream, &peer);
         let connection = Connection::new(self, self.new_token(), stream, location::printed(peer), None);
         self.add(&connection, self.limits.handshake_timeout)?;
         self.accepted.fetch_add(1, Ordering::Relaxed);
@@ -470,6 +486,7 @@ impl Transport for TcpTransport {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(unreachable(error.into())),
         }
+        Shared::tune_distance(&stream, &to);
         let connection = Connection::new(&self.shared, self.shared.new_token(), stream, address.clone(), Some(events));
         self.shared.add(&connection, self.shared.limits.connect_timeout).map_err(unreachable)?;
         // Whoever is parked learns of the new timer, and of a connection that stood before it was watched.
@@ -530,6 +547,10 @@ impl Transport for TcpTransport {
                 connection.go_away();
             }
         }
+    }
+
+    fn transfer_piece(&self) -> u64 {
+        TRANSFER_PIECE
     }
 
     fn close(&self) {

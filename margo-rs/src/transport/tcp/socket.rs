@@ -3,8 +3,11 @@
 use parking_lot::RwLock;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read};
 use std::net::TcpStream;
+
+/// Slices of one system call: as many as a window gives at a time, and what goes before and after.
+const SLICES_MAX: usize = 18;
 
 /// A non-blocking TCP socket. Once closed, every operation fails as if the peer had gone.
 ///
@@ -72,6 +75,37 @@ impl Socket {
                 rustix::net::sendmsg(stream, &slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
             }
         }
+    }
+
+    /// Writes `head`, then the slices of `body`, then `tail`, as far as the socket takes them.
+    pub(super) fn send_all(&self, head: &[u8], body: &[IoSlice<'_>], tail: &[u8]) -> Result<usize, Errno> {
+        let stream = self.0.read();
+        let Some(stream) = &*stream else { return Err(Errno::NOTCONN) };
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        slices[0] = IoSlice::new(head);
+        let count = body.len().min(SLICES_MAX - 2);
+        slices[1..=count].copy_from_slice(&body[..count]);
+        slices[count + 1] = IoSlice::new(tail);
+        let slices = &slices[..count + 2];
+        rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)
+    }
+
+    /// Reads into the slices of `body`, and what follows into `rest`; 0 at the end of the stream.
+    pub(super) fn read_all(&self, body: &mut [IoSliceMut<'_>], rest: &mut [u8]) -> io::Result<usize> {
+        let mut slices: [IoSliceMut<'_>; SLICES_MAX] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+        let count = body.len().min(SLICES_MAX - 1);
+        for (slice, body) in slices.iter_mut().zip(&mut body[..count]) {
+            *slice = IoSliceMut::new(body);
+        }
+        slices[count] = IoSliceMut::new(rest);
+        self.with(|mut stream| {
+            loop {
+                match stream.read_vectored(&mut slices[..=count]) {
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    result => return result,
+                }
+            }
+        })
     }
 
     /// Tells the peer, and frees the descriptor.

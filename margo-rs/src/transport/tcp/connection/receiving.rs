@@ -1,14 +1,19 @@
 //! The reading half of a connection.
 
-use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
-use crate::transport::{CallId, Link, LinkEvents};
+use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::bulk::TransferError;
+use crate::transport::{CallId, Flush, Link, LinkEvents};
 use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
-use std::io::ErrorKind;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 /// What is read at most from one connection before others get their turn, in bytes.
 const READ_QUANTUM: usize = 2 * 1024 * 1024;
+
+/// Bytes read after bulk data, or where bulk data may begin.
+const READ_AHEAD: usize = 4 * 1024;
 
 /// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
 /// then must not keep what others could use.
@@ -105,6 +110,23 @@ impl Connection {
         events: &dyn LinkEvents,
         scratch: &mut [u8],
     ) -> Result<Received, Stop> {
+        let wrong = Cell::new(None);
+        let received = self.read_frames(inbound, rest, events, scratch, &wrong);
+        match wrong.get() {
+            Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
+            None => received,
+        }
+    }
+
+    /// Reads once. What a peer did wrong in its bulk transfers is left in `wrong`.
+    fn read_frames(
+        &self,
+        inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
+        events: &dyn LinkEvents,
+        scratch: &mut [u8],
+        wrong: &Cell<Option<WrongTransfer>>,
+    ) -> Result<Received, Stop> {
         let mut sink = |event: Event<'_>| match event {
             Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
@@ -116,9 +138,13 @@ impl Connection {
                 events.on_cancel(CallId(call));
             }
             Event::GoAway => events.on_go_away(),
+            bulk => {
+                if let Err(error) = self.handle_bulk(bulk, events) {
+                    wrong.set(Some(error));
+                }
+            }
         };
-        let broken = |error: WireError| Stop::Failed(format!("{PROTOCOL_ERROR}: {error}"));
-        let go_on = || !self.overfull.load(Ordering::Relaxed);
+        let go_on = || !self.overfull.load(Ordering::Relaxed) && wrong.get().is_none();
         if !rest.is_empty() {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
             rest.drain(..count);
@@ -137,7 +163,32 @@ impl Connection {
                 Err(error) => Err(Stop::Failed(error.to_string())),
             };
         }
-        let received = self.receive(scratch)?;
+        if let Some((window, at, missing)) = inbound.direct_data() {
+            // What follows the data comes with the same call, to be copied: little, as it may be the next data.
+            let next = &mut scratch[..READ_AHEAD];
+            let read = window.write(at..at + missing as u64, |slices| {
+                let room: usize = slices.iter().map(|slice| slice.len()).sum();
+                let next = if room == missing { &mut next[..] } else { &mut [] };
+                (room + next.len(), self.socket.read_all(slices, next))
+            });
+            let Ok((room, read)) = read else {
+                inbound.data_withdrawn();
+                return Ok(Received { count: 0, emptied: false });
+            };
+            let received = received(read, room)?;
+            inbound.data_done(received.count.min(missing), &mut sink);
+            let next = &next[..received.count.saturating_sub(missing)];
+            let count = inbound.handle_while(next, &mut sink, &go_on).map_err(broken)?;
+            if count < next.len() {
+                rest.extend_from_slice(&next[count..]);
+                return Ok(Received { emptied: false, ..received });
+            }
+            return Ok(received);
+        }
+        // While bulk data may come, no more of it is read at once than may well be copied: the rest goes straight to its
+        // region.
+        let most = if self.outbox.lock().transfers.expects_data() { READ_AHEAD } else { scratch.len() };
+        let received = self.receive(&mut scratch[..most])?;
         let read = &scratch[..received.count];
         let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
         if count == read.len() {
@@ -148,11 +199,69 @@ impl Connection {
     }
 
     fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
-        match self.socket.read(into) {
-            Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
-            Ok(count) => Ok(Received { count, emptied: count < into.len() }),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Stop::Empty),
-            Err(error) => Err(Stop::Failed(error.to_string())),
+        received(self.socket.read(into), into.len())
+    }
+
+    /// Takes notice of what arrived for bulk transfers.
+    fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut ended = None;
+        match event {
+            Event::Transfer(call, direction, head) => {
+                if transfers.handle_wish(call, queue).map_err(|what| (call, what))? {
+                    drop(outbox);
+                    let granted = events.grant(&head.key, direction, head.offset, head.length);
+                    outbox = self.outbox.lock();
+                    let Outbox { queue, transfers, .. } = &mut *outbox;
+                    transfers.serve(call, direction, granted, queue);
+                }
+            }
+            Event::DataBegins(direction, call, length, target) => {
+                *target = transfers.target(direction, call, length).map_err(|what| (call, what))?;
+                return Ok(());
+            }
+            Event::DataEnds(direction, call, length, in_place) => {
+                ended = transfers.handle_data(direction, call, length, in_place, queue).map(|outcome| (call, outcome));
+            }
+            Event::TransferEnd(call, code) => {
+                let outcome = transfers.handle_end(call, code, queue).map_err(|what| (call, what))?;
+                ended = outcome.map(|outcome| (call, outcome));
+            }
+            Event::PushReady(call) => transfers.handle_ready(call, queue),
+            Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
+            _ => return Ok(()),
+        }
+        let something_to_send = !outbox.queue.is_empty();
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
+        drop(outbox);
+        if something_to_send {
+            self.schedule(Flush::Later);
+        }
+        if let Some((call, outcome)) = ended {
+            events.on_transferred(CallId(call), outcome);
+        }
+        Ok(())
+    }
+
+    /// Ends the pushes of ours whose region was taken back while they were being sent.
+    pub(super) fn end_withdrawn(&self) {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !queue.has_withdrawn() {
+            return;
+        }
+        let mut withdrawn = queue.take_withdrawn();
+        withdrawn.retain(|call| transfers.cancel(*call, queue));
+        drop(outbox);
+        self.schedule(Flush::Later);
+        let events = self.events.lock().clone();
+        for call in withdrawn {
+            if let Some(events) = &events {
+                events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
+            }
         }
     }
 
@@ -205,6 +314,23 @@ impl Connection {
         outbox.reading_paused
     }
 }
+
+fn broken(error: WireError) -> Stop {
+    Stop::Failed(format!("{PROTOCOL_ERROR}: {error}"))
+}
+
+/// Judges what reading into `room` bytes brought.
+fn received(read: io::Result<usize>, room: usize) -> Result<Received, Stop> {
+    match read {
+        Ok(0) => Err(Stop::Failed(CLOSED_BY_PEER.to_owned())),
+        Ok(count) => Ok(Received { count, emptied: count < room }),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(Stop::Empty),
+        Err(error) => Err(Stop::Failed(error.to_string())),
+    }
+}
+
+/// The transfer that a peer has broken, and how.
+type WrongTransfer = (u64, &'static str);
 
 struct Received {
     count: usize,

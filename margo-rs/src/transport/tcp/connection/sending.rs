@@ -2,8 +2,15 @@
 
 use super::Connection;
 use crate::transport::{Flush, Link};
+use crate::wire::{DataPart, WriteJob};
 use rustix::io::Errno;
+use std::io::IoSlice;
 use std::sync::atomic::Ordering;
+
+/// Bulk data that is written before others get their turn, in bytes. With whole messages the socket is full before.
+const WRITE_QUANTUM: usize = 1024 * 1024;
+/// What goes out in place of data whose region was taken back.
+static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
 impl Connection {
     /// Writes what is queued until the socket is full.
@@ -15,6 +22,7 @@ impl Connection {
         outbox.writing = true;
         outbox.blocked = false;
         let mut job = std::mem::take(&mut outbox.job);
+        let mut bulk = 0;
         let result = loop {
             if job.is_done() {
                 outbox.queue.written(&mut job);
@@ -22,13 +30,20 @@ impl Connection {
                     break Ok(());
                 }
             }
+            if bulk >= WRITE_QUANTUM {
+                self.go_on_later();
+                break Ok(());
+            }
             outbox.unblocked = false;
             drop(outbox);
-            let [head, chunk] = job.slices();
-            let written = self.socket.send(head, chunk);
+            let is_bulk = job.data().is_some();
+            let written = self.write_job(&mut job);
             outbox = self.outbox.lock();
             match written {
-                Ok(count) => job.advance(count),
+                Ok(count) => {
+                    job.advance(count);
+                    bulk += if is_bulk { count } else { 0 };
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if outbox.unblocked => {}
                 Err(Errno::AGAIN) => {
@@ -40,6 +55,12 @@ impl Connection {
         };
         outbox.job = job;
         outbox.writing = false;
+        if outbox.queue.has_withdrawn()
+            && let Some(shared) = self.shared.upgrade()
+        {
+            // The polling thread tells who waits for them.
+            shared.mark_ready(self.token);
+        }
         if outbox.reading_paused
             && let Some(shared) = self.shared.upgrade()
             && !outbox.queue.has_responses_beyond(self.max_queued / 2)
@@ -49,6 +70,39 @@ impl Connection {
             shared.mark_ready(self.token);
         }
         result
+    }
+
+    /// Makes one write call.
+    fn write_job(&self, job: &mut WriteJob) -> Result<usize, Errno> {
+        let [head, rest] = job.slices();
+        let written = match job.data() {
+            None => return self.socket.send(head, rest),
+            Some(DataPart::Zeros(count)) => {
+                let count = count.min(ZEROS.len() as u64) as usize;
+                return self.socket.send(head, &ZEROS[..count]);
+            }
+            Some(DataPart::Region(window, start, end)) if window.is_shared() => {
+                let mut copy = vec![0; (end - start) as usize];
+                window.copy_out(start, &mut copy).map(|()| self.socket.send_all(head, &[IoSlice::new(&copy)], rest))
+            }
+            Some(DataPart::Region(window, start, end)) => window.read(start..end, |slices| {
+                let here: usize = slices.iter().map(|slice| slice.len()).sum();
+                let whole = here as u64 == end - start;
+                self.socket.send_all(head, slices, if whole { rest } else { &[] })
+            }),
+        };
+        written.unwrap_or_else(|_| {
+            job.data_withdrawn();
+            self.write_job(job)
+        })
+    }
+
+    /// Has the next poll write on.
+    fn go_on_later(&self) {
+        self.schedule(Flush::Later);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.poller.wake();
+        }
     }
 
     /// Flushes now, or puts the connection on the list for the next poll.

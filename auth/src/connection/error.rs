@@ -1,0 +1,183 @@
+//! What a client learns when something fails.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use margo_rs::{ConnectError, ProviderId};
+
+use crate::clock::NoRandom;
+use crate::mechanism::MechanismError;
+use crate::protocol::client::HandshakeError;
+use crate::session;
+
+/// An RPC as its caller names it: `greet`, or `greet@7` of provider 7.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RpcName {
+    /// Its name.
+    pub name: &'static str,
+    /// Its provider.
+    pub provider: ProviderId,
+}
+
+impl fmt::Display for RpcName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        if self.provider == ProviderId::DEFAULT { Ok(()) } else { write!(f, "@{}", self.provider) }
+    }
+}
+
+/// Why there is no session. Nothing that was to be called in it was sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The server cannot be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The handshake's own call failed. What its words say is not proven.
+    #[error("handshake with {peer} failed: {source}")]
+    Call {
+        /// The server.
+        peer: margo_rs::Address,
+        /// The reason.
+        source: Box<margo_rs::CallError>,
+    },
+    /// The server does not take part in this protocol.
+    #[error("{0} does not authenticate callers; call it without a session, or check the address")]
+    NotAuthenticating(margo_rs::Address),
+    /// The server said NO. It tells nobody why; its audit log does.
+    #[error(
+        "{0} refused the handshake: it does not accept this user or mechanism, or is another server than was meant \
+             (check the expected server uid and the service name; its audit log has the reason)"
+    )]
+    Refused(margo_rs::Address),
+    /// The server knows only another version of the protocol.
+    #[error("{0} speaks another version of the protocol")]
+    Version(margo_rs::Address),
+    /// No session in time.
+    #[error("no session with {peer} within {after:?}")]
+    Timeout {
+        /// The server.
+        peer: margo_rs::Address,
+        /// The time given.
+        after: Duration,
+    },
+    /// The mechanism gave no proof of this user: a daemon that is not there, for one.
+    #[error(transparent)]
+    Mechanism(#[from] MechanismError),
+    /// The server is not the one that was meant, or somebody changed a message.
+    #[error("{peer} did not prove who it is: {source}")]
+    Server {
+        /// Who answered.
+        peer: margo_rs::Address,
+        /// The reason.
+        source: HandshakeError,
+    },
+    /// An option cannot be.
+    #[error("invalid option {option}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The system gave no random bytes.
+    #[error(transparent)]
+    Random(#[from] NoRandom),
+    /// The connection was closed by this program.
+    #[error("the connection was closed")]
+    Closed,
+}
+
+/// Why an authenticated call has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// There is no session to call in, and none could be made. The call was not sent.
+    #[error(transparent)]
+    NoSession(Arc<OpenError>),
+    /// The layer below failed: a deadline, a lost connection. Nothing of what it says about the server is proven.
+    #[error(transparent)]
+    Transport(#[from] margo_rs::CallError),
+    /// The server no longer knows the session, or somebody says so in its place. The call may or may not have had its
+    /// effect; it is not sent again. The next call makes a new session.
+    #[error("the session with {0} is gone; the call may or may not have been served")]
+    SessionLost(margo_rs::Address),
+    /// The answer is not the server's answer to this call. The call may or may not have had its effect.
+    #[error("the answer to {rpc} was tampered with: {source}")]
+    Tampered {
+        /// The RPC.
+        rpc: RpcName,
+        /// What is wrong with it.
+        source: session::ReplyRefused,
+    },
+    /// This user may not call this.
+    #[error("not allowed to call {0}")]
+    Denied(RpcName),
+    /// Too many calls are in flight in this session; the call was not served.
+    #[error("the server is busy; try again after {retry_after:?}")]
+    Busy {
+        /// The server's advice.
+        retry_after: Duration,
+    },
+    /// The arguments or the result are longer than the session's limit.
+    #[error("arguments or result of {rpc} are longer than the {max} bytes of this session")]
+    TooLarge {
+        /// The RPC.
+        rpc: RpcName,
+        /// The limit.
+        max: u32,
+    },
+    /// The server has no such RPC.
+    #[error("no RPC {0} here")]
+    NoSuchRpc(RpcName),
+    /// The session ended before the call was sent; the next call makes a new one.
+    #[error("the session ended before the call was sent; call again")]
+    SessionEnded,
+    /// The arguments could not be encoded.
+    #[error("arguments of {rpc} cannot be encoded: {source}")]
+    Encode {
+        /// The RPC.
+        rpc: RpcName,
+        /// The reason.
+        source: margo_rs::codec::EncodeError,
+    },
+    /// The server could not decode the arguments.
+    #[error("the server could not decode the arguments: {0}")]
+    InvalidArguments(String),
+    /// The handler failed; these are its own words.
+    #[error("handler failed: {0}")]
+    Handler(String),
+    /// The handler panicked or gave no answer.
+    #[error("{0}")]
+    NoAnswer(String),
+    /// The result could not be decoded.
+    #[error("result of {rpc} cannot be decoded: {source}")]
+    Decode {
+        /// The RPC.
+        rpc: RpcName,
+        /// The reason.
+        source: margo_rs::codec::DecodeError,
+    },
+    /// The connection was closed by this program.
+    #[error("the connection was closed")]
+    Closed,
+}
+
+impl CallError {
+    /// Whether the call has certainly had no effect, so that making it again repeats nothing.
+    pub fn had_no_effect(&self) -> bool {
+        match self {
+            Self::NoSession(_)
+            | Self::Denied(_)
+            | Self::Busy { .. }
+            | Self::NoSuchRpc(_)
+            | Self::SessionEnded
+            | Self::Encode { .. }
+            | Self::InvalidArguments(_)
+            | Self::Closed => true,
+            Self::Transport(error) => matches!(error, margo_rs::CallError::Unreachable(_)),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The sessions of a connection: one that calls go into, and how it is replaced.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::pace::{OnItsWay, Pace};
+use super::places::Places;
+use crate::clock;
+use crate::protocol::Tick;
+use crate::session::ClientSession;
+use margo_rs::ConnectionId;
+use parking_lot::RwLock;
+
+/// Servers keep a session at least this long that was not used yet, less a second for the way there.
+const UNUSED_MAX: Duration = Duration::from_secs(4);
+/// How long before its end a session is replaced; less for sessions that do not live ten times as long.
+const RENEW_BEFORE: Duration = Duration::from_secs(30);
+
+/// A session of this client.
+pub(super) struct Live {
+    pub(super) session: ClientSession,
+    /// The connection it was made over: if that is lost, the server may be another one.
+    connection: Option<ConnectionId>,
+    opened: Tick,
+    /// When a new one should be made.
+    renew_at: Tick,
+    /// Idle time after which the server may have ended it, in ms.
+    idle_max: u64,
+    last_used: AtomicU64,
+    /// The server has answered in it.
+    confirmed: AtomicBool,
+    /// No more calls go into it.
+    spent: AtomicBool,
+    places: Places,
+    pace: Pace,
+}
+
+/// Whether a session will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fitness {
+    Good,
+    /// Good, and a new one should be made.
+    Old,
+    Unfit,
+}
+
+impl Live {
+    pub(super) fn new(session: ClientSession, connection: Option<ConnectionId>) -> Self {
+        let now = clock::now();
+        let terms = *session.terms();
+        let ahead = RENEW_BEFORE.min(terms.absolute / 10);
+        Self {
+            connection,
+            opened: now,
+            renew_at: Tick(session.ends().0.saturating_sub(ahead.as_millis() as u64)),
+            // The server's clock may run a little faster, and the way there takes time.
+            idle_max: terms.idle.mul_f32(0.9).saturating_sub(Duration::from_millis(500)).as_millis() as u64,
+            last_used: AtomicU64::new(now.0),
+            confirmed: AtomicBool::new(false),
+            spent: AtomicBool::new(false),
+            places: Places::new(terms.max_in_flight),
+            pace: Pace::new(terms.window_bits),
+            session,
+        }
+    }
+
+    pub(super) fn fitness(&self, connection: Option<ConnectionId>, now: Tick) -> Fitness {
+        let is_unused = !self.confirmed.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
+        let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
+        let is_other = self.connection.is_some() && self.connection != connection;
+        if self.spent.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends() {
+            Fitness::Unfit
+        } else if now >= self.renew_at {
+            Fitness::Old
+        } else {
+            Fitness::Good
+        }
+    }
+
+    /// A place for one more call, if there is one at once.
+    pub(super) fn try_enter(self: &Arc<Self>, now: Tick) -> Option<Ticket> {
+        if !self.places.try_take() {
+            return None;
+        }
+        let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
+        ticket.on_its_way = Some(self.pace.begin(|| self.session.next_number())?);
+        self.note_use(now);
+        Some(ticket)
+    }
+
+    /// A place for one more call, in turn.
+    pub(super) async fn enter(self: &Arc<Self>) -> Ticket {
+        self.places.take().await;
+        let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
+        loop {
+            ticket.on_its_way = self.pace.begin(|| self.session.next_number());
+            if ticket.on_its_way.is_some() {
+                self.note_use(clock::now());
+                return ticket;
+            }
+            self.pace.wait(|| self.session.next_number()).await;
+        }
+    }
+
+    fn note_use(&self, now: Tick) {
+        if self.last_used.load(Ordering::Relaxed) < now.0 {
+            self.last_used.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    /// The server has answered, in this session.
+    pub(super) fn confirm(&self) {
+        if !self.confirmed.load(Ordering::Relaxed) {
+            self.confirmed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// No more calls go into it.
+    pub(super) fn spend(&self) {
+        self.spent.store(true, Ordering::Release);
+    }
+}
+
+/// A place for one call in a session, given back when it is dropped.
+pub(super) struct Ticket {
+    pub(super) live: Arc<Live>,
+    /// Others stay near this call until it is where they cannot overtake it.
+    on_its_way: Option<OnItsWay>,
+}
+
+impl Ticket {
+    /// The call cannot be overtaken any more.
+    pub(super) fn arrived(&mut self) {
+        if let Some(begun) = self.on_its_way.take() {
+            self.live.pace.end(begun);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.arrived();
+        self.live.places.give_back();
+    }
+}
+
+/// Where calls of one size go. Long requests may be overtaken by short ones on their way, so they have a session of their
+/// own: the replay window of the short ones runs ahead of nothing.
+#[derive(Default)]
+pub(super) struct Lane {
+    current: RwLock<Option<Arc<Live>>>,
+    /// Held while a session is made, so that one is.
+    pub(super) making: tokio::sync::Mutex<()>,
+}
+
+impl Lane {
+    pub(super) fn current(&self) -> Option<Arc<Live>> {
+        self.current.read().clone()
+    }
+
+    /// Replaces the session; calls in flight end in the one before.
+    pub(super) fn replace(&self, live: Arc<Live>) {
+        *self.current.write() = Some(live);
+    }
+
+    pub(super) fn take(&self) -> Option<Arc<Live>> {
+        self.current.write().take()
+    }
+}

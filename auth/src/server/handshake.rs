@@ -1,0 +1,179 @@
+//! The `authenticate` RPC: handshakes, and the messages that end sessions.
+
+use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use margo_rs::{Address, Buffer, RawResponder, Request};
+
+use super::Shared;
+use super::receive::Refused;
+use crate::clock::{self, NoRandom};
+use crate::mechanism::MechanismError;
+use crate::mechanism::peer_credentials::PeerCredentials;
+use crate::protocol::message::{Content, Draft, Incoming, Kind};
+use crate::protocol::server::{HelloRefused, Received};
+use crate::protocol::{BareError, Ephemeral, Hello, MechanismId, ParseError, SessionId};
+use crate::session::{Admission, NodeAddress, QuotaExceeded};
+
+/// Handshakes at work at a time; each may wait for a daemon.
+pub(super) const HANDSHAKES_MAX: usize = 256;
+/// From this many on, clients must show a cookie.
+const HANDSHAKES_LOADED: usize = HANDSHAKES_MAX / 2;
+
+/// Why a handshake was refused: for the audit log. The peer is told NO.
+#[derive(Debug, thiserror::Error)]
+enum HandshakeRefused {
+    #[error("malformed HELLO: {0}")]
+    Malformed(#[from] ParseError),
+    #[error(transparent)]
+    Hello(#[from] HelloRefused),
+    #[error(transparent)]
+    Mechanism(#[from] MechanismError),
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
+    #[error(transparent)]
+    Random(#[from] NoRandom),
+    #[error("{1}")]
+    Retry(BareError, &'static str),
+}
+
+/// One of the handshakes at work.
+struct AtWork<'a>(&'a AtomicUsize);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Where a peer is, for limits per address. Peers without an IP address are on this host.
+pub(super) fn node_of(peer: &Address) -> NodeAddress {
+    let location = peer.location();
+    let ip = location.parse::<SocketAddr>().map(|socket| socket.ip()).or_else(|_| location.parse::<IpAddr>());
+    ip.map_or(NodeAddress::LOCAL, NodeAddress::from)
+}
+
+/// The handler of the RPC.
+pub(super) async fn serve(shared: Arc<Shared>, request: Request, input: Buffer, responder: RawResponder) {
+    const CLOSE: u8 = Kind::Close as u8;
+    match input.get(1) {
+        Some(&CLOSE) => close(&shared, &request, input, responder),
+        _ => {
+            let answer = shake_hands(&shared, &request, &input).await;
+            responder.respond(&answer);
+        }
+    }
+}
+
+/// The answer to what should be a HELLO.
+async fn shake_hands(shared: &Shared, request: &Request, input: &[u8]) -> Vec<u8> {
+    let peer = request.peer();
+    let parsed = Hello::parse(input);
+    let echo = parsed.as_ref().map_or([0; 16], |hello| *hello.random().first_chunk().expect("32 bytes"));
+    let refused = match parsed {
+        Ok(hello) => match agree(shared, request, &hello).await {
+            Ok(reply) => return reply,
+            Err(refused) => refused,
+        },
+        Err(error) => error.into(),
+    };
+    let answer = match refused {
+        HandshakeRefused::Retry(retry, reason) => {
+            shared.audit.retry_asked(peer, reason);
+            return retry.encode().to_vec();
+        }
+        HandshakeRefused::Malformed(ParseError::Version(_)) => BareError::Version { echo },
+        _ => BareError::No { echo },
+    };
+    shared.audit.handshake_refused(peer, &refused);
+    answer.encode().to_vec()
+}
+
+async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<Vec<u8>, HandshakeRefused> {
+    let peer = request.peer();
+    let node = node_of(peer);
+    let at_work = shared.handshakes.fetch_add(1, Ordering::AcqRel);
+    let _at_work = AtWork(&shared.handshakes);
+    admit(shared, hello, node, at_work)?;
+    let received = Received::begin(hello, &shared.policy)?;
+    // What follows takes tens of microseconds at least, and belongs on a pool, not on the progress thread.
+    yield_once().await;
+    let acceptor = shared.acceptor(hello.mechanism()).ok_or(HelloRefused::Mechanism(hello.mechanism()))?;
+    let verified = acceptor.verify(received.claim(), peer_credentials(request)).await?;
+    let (id, random) = (SessionId::new(clock::random()?), clock::random()?);
+    let ephemeral = Ephemeral::generate(&shared.random).ok_or(NoRandom)?;
+    let now = clock::now();
+    let proving = received.accept(verified, id, &random, ephemeral, now)?;
+    let proof = acceptor.prove(proving.transcript()).await?;
+    let mut established = proving.finish(&proof)?;
+    let reply = std::mem::take(&mut established.reply);
+    let session = shared.table.insert(established, node, clock::now())?;
+    if hello.mechanism() == MechanismId::PeerCredentials {
+        session.bind_to(request.connection().as_u64());
+    }
+    shared.upkeep.look_again();
+    shared.audit.session_opened(peer, session.principal(), id);
+    Ok(reply)
+}
+
+fn admit(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, at_work: usize) -> Result<(), HandshakeRefused> {
+    let now = clock::now();
+    let mut gate = shared.gate.lock();
+    if gate.is_due(now) {
+        gate.rotate(clock::random_secret()?, now);
+    }
+    if at_work >= HANDSHAKES_MAX {
+        return Err(HandshakeRefused::Retry(gate.retry(hello, node), "as many handshakes at work as may be"));
+    }
+    match gate.admit(hello, node, at_work >= HANDSHAKES_LOADED, now) {
+        Admission::Proceed => Ok(()),
+        Admission::Retry(retry) => Err(HandshakeRefused::Retry(retry, "under load: cookie asked for")),
+        Admission::Slower(retry) => Err(HandshakeRefused::Retry(retry, "too many handshakes from this address")),
+    }
+}
+
+/// Lets the executor go on with something else once.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// What the kernel says about the peer, where its transport knows.
+fn peer_credentials(_request: &Request) -> Option<PeerCredentials> {
+    None
+}
+
+/// Ends a session, on the word of the client that holds its key.
+fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: RawResponder) {
+    let now = clock::now();
+    let opened = match Incoming::parse(&mut input) {
+        Ok(incoming) => shared.open(incoming, request, now),
+        Err(error) => Err(Refused::Malformed(error)),
+    };
+    let opened = opened.map(|opened| (opened.header().kind(), opened.responder));
+    match opened {
+        Ok((Kind::Close, answer)) => {
+            let session = Arc::clone(answer.session());
+            shared.table.close(&session.id());
+            shared.audit.session_closed(request.peer(), session.principal(), session.id());
+            if let Ok(reply) = answer.reply(Content::default(), Draft::with_capacity(0), now) {
+                responder.respond(&reply);
+            }
+        }
+        Ok((kind, answer)) => {
+            let session = answer.session().id();
+            shared.refuse(request, Some(session), Refused::Kind(kind), responder);
+        }
+        Err(refused) => shared.refuse(request, None, refused, responder),
+    }
+}

@@ -1,0 +1,7 @@
+//! Servers and clients of authenticated sessions, whole: over the network, with keys and with MUNGE.
+
+mod bulk;
+mod calls;
+mod lifetimes;
+mod rules;
+mod support;

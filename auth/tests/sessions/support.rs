@@ -1,0 +1,71 @@
+//! Servers and clients with keys, which need no daemon.
+
+use std::thread;
+use std::time::Duration;
+
+use margo_rs::{Engine, ProviderId, Rpc, Wait};
+use mochi_auth::mechanism::key_file::{Key, KeyRing};
+use mochi_auth::protocol::Secret;
+use mochi_auth::{AuthServer, AuthServerBuilder, Connection, ConnectionBuilder, Identity, Rule};
+
+pub(crate) const WHO: Rpc<(), (u32, u32)> = Rpc::new("who");
+pub(crate) const ECHO: Rpc<String, String> = Rpc::new("echo");
+/// Never answers.
+pub(crate) const HANG: Rpc<(), ()> = Rpc::new("hang");
+pub(crate) const PROVIDER: ProviderId = ProviderId::new(7);
+
+pub(crate) const ALICE: Identity = Identity { uid: 1501, gid: 150 };
+pub(crate) const BOB: Identity = Identity { uid: 1502, gid: 160 };
+
+/// Long enough that no test waits for it unless something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) fn key_of(user: Identity) -> Key {
+    Key::new(Secret::new(|bytes: &mut [u8; 32]| bytes.fill(user.uid as u8)))
+}
+
+/// A server of Alice and Bob.
+pub(crate) fn builder() -> AuthServerBuilder {
+    let mut keys = KeyRing::new();
+    for user in [ALICE, BOB] {
+        keys.add(key_of(user), user).expect("two keys");
+    }
+    AuthServer::builder().key_ring(keys).rule(Rule::anyone())
+}
+
+pub(crate) fn listen() -> Engine {
+    Engine::builder("tcp://127.0.0.1").rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works")
+}
+
+pub(crate) fn serve(builder: AuthServerBuilder) -> AuthServer {
+    serve_on(&listen(), builder)
+}
+
+pub(crate) fn serve_on(engine: &Engine, builder: AuthServerBuilder) -> AuthServer {
+    let auth = builder.install(engine).wait().expect("installed");
+    auth.register(WHO, |caller, ()| async move { Ok((caller.uid(), caller.gid())) }).expect("free");
+    auth.register(ECHO, |_, text| async move { Ok(text) }).expect("free");
+    auth.register(HANG, |_, ()| std::future::pending()).expect("free");
+    auth
+}
+
+/// A client process, as it were.
+pub(crate) fn client() -> Engine {
+    Engine::builder("tcp").default_timeout(LONG).connect().expect("a client starts")
+}
+
+pub(crate) fn by_key(user: Identity) -> ConnectionBuilder {
+    Connection::builder().key(key_of(user))
+}
+
+pub(crate) fn connect(auth: &AuthServer, user: Identity) -> (Engine, Connection) {
+    let engine = client();
+    let connection = by_key(user).open(&engine, auth.engine().address()).wait().expect("a session");
+    (engine, connection)
+}
+
+pub(crate) fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,62 @@
+//! One-sided transfers of large data: regions, descriptors, push and pull.
+//!
+//! The owner of some memory gives it to its engine with [`Engine::expose`](crate::Engine::expose) and sends the region's
+//! [`BulkDescriptor`] in an argument or a result. Whoever has the descriptor moves data from or to the region without any
+//! handler of the owner's taking part: the owner's engine checks key, permission and bounds of each transfer.
+//!
+//! ```
+//! use margo_rs::bulk::{BulkDescriptor, Permission};
+//! use margo_rs::{Engine, Rpc, Wait};
+//!
+//! const STORE: Rpc<BulkDescriptor, u64> = Rpc::new("store");
+//!
+//! let server = Engine::listen("tcp://127.0.0.1").wait()?;
+//! let engine = server.clone();
+//! server.register(STORE, move |request, data| {
+//!     let engine = engine.clone();
+//!     async move {
+//!         // What a descriptor says is its sender's word: nothing is allocated for it without a limit.
+//!         if data.len() > 1 << 30 {
+//!             return Err("too large".into());
+//!         }
+//!         let region = engine.stage(vec![0; data.len() as usize])?;
+//!         let caller = request.endpoint().ok_or("the caller is gone")?;
+//!         caller.pull(&data, &region).await?;
+//!         Ok(region.into_inner().await.iter().map(|byte| u64::from(*byte)).sum())
+//!     }
+//! })?;
+//!
+//! let client = Engine::connect("tcp")?;
+//! let to = client.lookup(server.address()).wait()?;
+//! let region = client.expose(vec![1; 100_000], Permission::ReadOnly)?;
+//! assert_eq!(to.call(STORE, region.descriptor()).wait()?, 100_000);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod descriptor;
+mod error;
+mod layout;
+#[allow(unsafe_code)]
+mod memory;
+mod pool;
+mod region;
+#[allow(unsafe_code)]
+mod store;
+mod table;
+mod transfer;
+
+pub use self::descriptor::{BulkDescriptor, DESCRIPTOR_MAX, DescriptorError, Permission};
+pub use self::error::{BulkError, Refusal, TransferError};
+pub use self::memory::{Memory, Segment};
+pub use self::pool::{BulkPool, PooledRegion, Take};
+pub use self::region::{IntoInner, Region};
+pub use self::store::{Access, Pinned, Window, Withdrawn};
+pub use self::table::{Direction, RegionKey};
+pub use self::transfer::{BulkTransfer, LocalRange, RemoteRange, Transfer};
+
+#[cfg(test)]
+pub(crate) use self::store::Store;
+pub(crate) use self::table::Regions;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! The same echo in authenticated sessions.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use margo_rs::codec::Blob;
+use margo_rs::{Engine, Rpc};
+use mochi_auth::mechanism::key_file::{Key, KeyRing};
+use mochi_auth::munge::{EncodeOptions, Munge};
+use mochi_auth::protocol::Secret;
+use mochi_auth::session::{Quota, Rate};
+use mochi_auth::{AuthServer, Connection, Identity, Rule};
+use mochi_rs::program::Outcome;
+
+use super::super::Options;
+use super::super::rounds::Span;
+
+pub(super) const SEALED_ECHO: Rpc<Blob, Blob> = Rpc::new("bench_sealed_echo");
+
+/// How the client proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mechanism {
+    /// A key that both know
+    Key,
+    /// MUNGE
+    Munge,
+}
+
+impl Mechanism {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Mechanism::Key => "key",
+            Mechanism::Munge => "munge",
+        }
+    }
+}
+
+/// The servers of benches serve nobody but the client that started them, on loopback, and echo: their key is no secret.
+fn key() -> Key {
+    Key::new(Secret::new(|bytes: &mut [u8; 32]| bytes.fill(0x42)))
+}
+
+fn munge(socket: Option<&Path>) -> Outcome<Munge> {
+    let mut builder = Munge::builder();
+    if let Some(socket) = socket {
+        builder = builder.socket(socket);
+    }
+    Ok(builder.build()?)
+}
+
+/// Adds the sealed echo to a server, with room for a client that does nothing but shake hands.
+pub(super) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<&Path>) -> Outcome {
+    let many = 1 << 20;
+    let quota = Quota { sessions: many, reserve: 0, half_open: many, half_open_per_node: many, ..Quota::default() };
+    let builder = AuthServer::builder()
+        .quota(quota)
+        .handshakes(Rate { per_second: 1_000_000, burst: 1_000_000 })
+        .rule(Rule::anyone());
+    let builder = match mechanism {
+        Mechanism::Key => {
+            let mut keys = KeyRing::new();
+            keys.add(key(), Identity::own())?;
+            builder.key_ring(keys)
+        }
+        Mechanism::Munge => builder.munge(munge(socket)?),
+    };
+    let auth = builder.install(engine).await?;
+    auth.register(SEALED_ECHO, |_caller, payload| async move { Ok(payload) })?;
+    Ok(())
+}
+
+pub(super) async fn connect(options: &Options, engine: &Engine, address: &str) -> Outcome<Connection> {
+    let builder = match options.auth.unwrap_or(Mechanism::Key) {
+        Mechanism::Key => Connection::builder().key(key()),
+        Mechanism::Munge => Connection::builder().munge(munge(options.munge_socket.as_deref())?),
+    };
+    Ok(builder.open(engine, address).await?)
+}
+
+/// What the daemon of the mechanism takes for one handshake, in the median.
+pub(crate) fn daemon_time(options: &Options, span: Span) -> Outcome<Duration> {
+    if options.auth != Some(Mechanism::Munge) {
+        return Ok(Duration::ZERO);
+    }
+    let munge = munge(options.munge_socket.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(async {
+        let end = Instant::now() + span.duration;
+        let mut times = Vec::new();
+        while times.is_empty() || Instant::now() < end {
+            let start = Instant::now();
+            let wanted = EncodeOptions::new().payload([1; 65].to_vec()).restrict_uid(Identity::own().uid);
+            let credential = munge.encode(wanted).await?;
+            munge.decode(&credential).await?;
+            times.push(start.elapsed());
+        }
+        times.sort();
+        Ok(times[times.len() / 2])
+    })
+}
