@@ -38,7 +38,7 @@ fn json(output: &Output) -> serde_json::Value {
 }
 
 async fn server() -> (Engine, String) {
-    let engine = Engine::listen("tcp://127.0.0.1").await.expect("loopback can be listened on");
+    let engine = Engine::listen("native+tcp://127.0.0.1").await.expect("loopback can be listened on");
     let address = engine.address().to_string();
     (engine, address)
 }
@@ -67,7 +67,7 @@ fn wrong_arguments_exit_with_2() {
 fn info_says_what_works_and_what_the_rest_needs() {
     let text = stdout(&mochi(&["info"]));
     let mercury = if mochi_sys::LINKED { "yes" } else { "no" };
-    for (protocol, verdict) in [("native+tcp", "yes"), ("native+sm", "no"), ("na+sm", mercury)] {
+    for (protocol, verdict) in [("native+tcp", "yes"), ("native+sm", "yes"), ("ofi+verbs", "no"), ("na+sm", mercury)] {
         let row = text.lines().find(|line| line.split_whitespace().next() == Some(protocol));
         assert_eq!(row.and_then(|row| row.split_whitespace().nth(1)), Some(verdict), "{text}");
     }

@@ -40,7 +40,7 @@ pub enum ListenError {
         known: String,
     },
     /// Another process listens there.
-    #[error("cannot listen on {address}: the port is taken; choose another or leave it out to get a free one")]
+    #[error("cannot listen on {address}: the port or name is taken; choose another or leave it out to get a free one")]
     InUse {
         /// The address asked for.
         address: Address,

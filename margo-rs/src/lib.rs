@@ -54,4 +54,4 @@ pub use exec::Pool;
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};
-pub use transport::protocol_help;
+pub use transport::{PeerCredentials, protocol_help};

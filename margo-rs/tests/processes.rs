@@ -3,6 +3,7 @@
 //! The test binary starts itself again, with what to be in an environment variable.
 
 use margo_rs::bulk::{BulkDescriptor, BulkError, Permission};
+use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +15,7 @@ const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const HANG: Rpc<(), ()> = Rpc::new("hang");
 /// The region that the process exposes.
 const REGION: Rpc<(), BulkDescriptor> = Rpc::new("region");
+const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 const LONG: Duration = Duration::from_secs(100);
 
 /// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
@@ -31,9 +33,43 @@ fn eventually(what: impl Fn() -> bool) {
     }
 }
 
-fn serve() -> Engine {
-    let server = Engine::listen("native+tcp://127.0.0.1").wait().unwrap();
+/// What servers listen on, by transport.
+const TCP: &str = "native+tcp://127.0.0.1";
+const SM: &str = "native+sm";
+
+/// Makes a test of each function for each transport.
+macro_rules! on_each_transport {
+    ($($test:ident),* $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn tcp() {
+                super::watchdog(concat!(stringify!($test), "::tcp"));
+                super::$test(super::TCP);
+            }
+
+            #[test]
+            fn sm() {
+                super::watchdog(concat!(stringify!($test), "::sm"));
+                super::$test(super::SM);
+            }
+        })*
+    };
+}
+
+on_each_transport! {
+    a_killed_server_fails_every_outstanding_call_at_once,
+    requests_of_a_killed_client_are_cancelled,
+    calls_to_a_stopped_server_end_at_their_deadlines,
+    idle_processes_never_wake_up,
+    servers_killed_in_mid_call_leave_nothing_behind,
+    an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed,
+    initiators_that_are_killed_leave_nothing_behind_in_the_owner,
+}
+
+fn serve(address: &str) -> Engine {
+    let server = Engine::listen(address).wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
+    server.register(ECHO, |_, blob| async move { Ok(blob) }).unwrap();
     server.register(HANG, |_, ()| std::future::pending()).unwrap();
     server
 }
@@ -50,20 +86,20 @@ fn role() {
     };
     let role: Vec<&str> = role.split(' ').collect();
     match role[..] {
-        ["serve"] => {
-            let server = serve();
+        ["serve", address] => {
+            let server = serve(address);
             say(server.address().as_str());
             server.wait().wait();
         }
         ["hang", address, count] => {
-            let client = Engine::connect("native+tcp").unwrap();
+            let client = Engine::connect(address).unwrap();
             let to = client.lookup(address).wait().unwrap();
             let calls: Vec<_> = (0..count.parse().unwrap()).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
             say("started");
             calls.into_iter().for_each(|call| drop(call.wait()));
         }
-        ["own", size] => {
-            let server = serve();
+        ["own", listen, size] => {
+            let server = serve(listen);
             let region = server.expose(vec![7; size.parse().unwrap()], Permission::ReadWrite).unwrap();
             let descriptor = region.descriptor().clone();
             server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
@@ -71,7 +107,7 @@ fn role() {
             server.wait().wait();
         }
         ["move", address, size] => {
-            let client = Engine::connect("tcp").unwrap();
+            let client = Engine::connect(address).unwrap();
             let to = client.lookup(address).wait().unwrap();
             let here = client.stage(vec![7; size.parse().unwrap()]).unwrap();
             let remote = to.call(REGION, &()).wait().unwrap();
@@ -82,7 +118,7 @@ fn role() {
             }
         }
         ["idle", address] => {
-            let client = Engine::connect("native+tcp").unwrap();
+            let client = Engine::connect(address).unwrap();
             let to = client.lookup(address).wait().unwrap();
             for n in 0..100 {
                 // Deadlines that will have passed when it is watched, and then must not be in anybody's way.
@@ -158,15 +194,13 @@ impl Drop for Process {
 }
 
 fn reach(process: &Process) -> (Engine, Endpoint) {
-    let client = Engine::connect("native+tcp").unwrap();
+    let client = Engine::connect(&process.says).unwrap();
     let to = client.lookup(&process.says).wait().unwrap();
     (client, to)
 }
 
-#[test]
-fn a_killed_server_fails_every_outstanding_call_at_once() {
-    watchdog("a_killed_server_fails_every_outstanding_call_at_once");
-    let mut server = Process::start("serve");
+fn a_killed_server_fails_every_outstanding_call_at_once(address: &str) {
+    let mut server = Process::start(&format!("serve {address}"));
     let (client, to) = reach(&server);
     let calls: Vec<_> = (0..200).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
     // Some threads are blocked in the middle of it.
@@ -190,10 +224,8 @@ fn a_killed_server_fails_every_outstanding_call_at_once() {
     assert_eq!(client.load().calls, 0);
 }
 
-#[test]
-fn requests_of_a_killed_client_are_cancelled() {
-    watchdog("requests_of_a_killed_client_are_cancelled");
-    let server = serve();
+fn requests_of_a_killed_client_are_cancelled(address: &str) {
+    let server = serve(address);
     let mut client = Process::start(&format!("hang {} 100", server.address()));
     eventually(|| server.load().requests == 100);
     client.child.kill().unwrap();
@@ -202,10 +234,8 @@ fn requests_of_a_killed_client_are_cancelled() {
     eventually(|| server.load().links == 0);
 }
 
-#[test]
-fn calls_to_a_stopped_server_end_at_their_deadlines() {
-    watchdog("calls_to_a_stopped_server_end_at_their_deadlines");
-    let server = Process::start("serve");
+fn calls_to_a_stopped_server_end_at_their_deadlines(address: &str) {
+    let server = Process::start(&format!("serve {address}"));
     let (client, to) = reach(&server);
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
     server.stop();
@@ -223,10 +253,8 @@ fn calls_to_a_stopped_server_end_at_their_deadlines() {
     }
 }
 
-#[test]
-fn idle_processes_never_wake_up() {
-    watchdog("idle_processes_never_wake_up");
-    let server = Process::start("serve");
+fn idle_processes_never_wake_up(address: &str) {
+    let server = Process::start(&format!("serve {address}"));
     let client = Process::start(&format!("idle {}", server.says));
     for (name, process) in [("client", &client), ("server", &server)] {
         // Settled: a second without a change. A machine that is busy may take a while.
@@ -258,14 +286,12 @@ fn resident() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-#[test]
-fn an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed() {
-    watchdog("an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed");
+fn an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed(address: &str) {
     let size = 60_000_000;
-    let client = Engine::connect("tcp").unwrap();
+    let client = Engine::connect(address).unwrap();
     let mut cut = 0;
     for round in 0..12u64 {
-        let mut owner = Process::start(&format!("own {size}"));
+        let mut owner = Process::start(&format!("own {address} {size}"));
         let to = client.lookup(&owner.says).wait().unwrap();
         let remote = to.call(REGION, &()).wait().unwrap();
         let here = client.stage(vec![1; size]).unwrap();
@@ -303,11 +329,9 @@ fn an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed() {
     eventually(|| client.load().links == 0);
 }
 
-#[test]
-fn initiators_that_are_killed_leave_nothing_behind_in_the_owner() {
-    watchdog("initiators_that_are_killed_leave_nothing_behind_in_the_owner");
+fn initiators_that_are_killed_leave_nothing_behind_in_the_owner(address: &str) {
     let size = 30_000_000;
-    let server = serve();
+    let server = serve(address);
     let region = server.expose(vec![7; size], Permission::ReadWrite).unwrap();
     let descriptor = region.descriptor().clone();
     server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
@@ -329,4 +353,38 @@ fn initiators_that_are_killed_leave_nothing_behind_in_the_owner() {
     eventually(|| descriptors() <= fds + 30);
     assert!(resident() < bytes + size as u64 * 5, "{} bytes before, {} after", bytes, resident());
     assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
+}
+
+/// Kills at moments that differ from round to round, with large and small calls under way both ways.
+fn servers_killed_in_mid_call_leave_nothing_behind(address: &str) {
+    let before = descriptors();
+    for round in 0..25u64 {
+        let mut server = Process::start(&format!("serve {address}"));
+        let (client, to) = reach(&server);
+        let threads: Vec<_> = [0, 100, 1 << 20, 5 << 20]
+            .map(|size| {
+                let to = to.clone();
+                thread::spawn(move || {
+                    let blob = Blob(vec![7; size]);
+                    loop {
+                        match to.call(ECHO, &blob).timeout(LONG).wait() {
+                            Ok(came) => assert!(came == blob),
+                            Err(error) => return error,
+                        }
+                    }
+                })
+            })
+            .into();
+        thread::sleep(Duration::from_micros(round * 731 % 9000));
+        server.child.kill().unwrap();
+        server.child.wait().unwrap();
+        for thread in threads {
+            let error = thread.join().unwrap();
+            assert_eq!(error.blame(), Blame::Network, "{error:?}");
+        }
+        assert_eq!(client.load().calls, 0);
+        eventually(|| client.load().links == 0);
+    }
+    // Others of these tests run at the same time, and hold some.
+    eventually(|| descriptors() < before + 20);
 }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::error::OpenError;
 use super::lane::Lane;
+use super::peer::EndpointInitiator;
 use super::{Connection, Inner};
 use crate::mechanism::Initiator;
 use crate::mechanism::key_file::{Key, KeyFileInitiator};
@@ -37,6 +38,7 @@ enum Proof {
     #[cfg(feature = "munge")]
     Munge(Munge),
     Initiator(Box<dyn Initiator>),
+    Peer,
 }
 
 impl Default for ConnectionBuilder {
@@ -63,6 +65,12 @@ impl ConnectionBuilder {
     /// Proves to hold this key.
     pub fn key(self, key: Key) -> Self {
         self.mechanism(KeyFileInitiator::new(key))
+    }
+
+    /// Lets the kernel say who calls, and who serves: over `native+sm`.
+    pub fn peer_credentials(mut self) -> Self {
+        self.proof = Proof::Peer;
+        self
     }
 
     /// Proves who calls by another mechanism.
@@ -126,6 +134,7 @@ impl ConnectionBuilder {
             #[cfg(feature = "munge")]
             Proof::Munge(munge) => Box::new(MungeInitiator::new(munge, server_uid)),
             Proof::Initiator(initiator) => initiator,
+            Proof::Peer => Box::new(EndpointInitiator::new(endpoint.clone(), server_uid)),
         };
         let service = self.service.as_deref().unwrap_or(endpoint.address().as_str());
         let inner = Inner {

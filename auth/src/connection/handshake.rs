@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use margo_rs::{CallError, Endpoint, ProviderId, RpcId};
+use margo_rs::{CallError, ProviderId, RpcId};
 use ring::rand::SystemRandom;
 use zeroize::Zeroizing;
 
@@ -52,7 +52,7 @@ async fn shake_hands(inner: &Inner, deadline: Instant) -> Result<ClientSession, 
         let secret = Zeroizing::new(clock::random::<32>()?);
         let token = inner.initiator.token(begun.th1(), &secret).await?;
         let (hello, sent) = begun.send(&token.token, token.psk).map_err(unproven)?;
-        let reply = exchange(endpoint, &hello, deadline).await?;
+        let reply = exchange(inner, &hello, deadline).await?;
         match BareError::parse(&reply) {
             Ok(BareError::No { .. }) => return Err(OpenError::Refused(peer())),
             Ok(BareError::Version { .. }) => return Err(OpenError::Version(peer())),
@@ -73,12 +73,15 @@ async fn shake_hands(inner: &Inner, deadline: Instant) -> Result<ClientSession, 
     }
 }
 
-async fn exchange(endpoint: &Endpoint, hello: &[u8], deadline: Instant) -> Result<margo_rs::Buffer, OpenError> {
+async fn exchange(inner: &Inner, hello: &[u8], deadline: Instant) -> Result<margo_rs::Buffer, OpenError> {
     let left = deadline.saturating_duration_since(Instant::now());
+    let endpoint = &inner.endpoint;
     let peer = || endpoint.address().clone();
     endpoint.call_raw(rpc(), hello).timeout(left).await.map_err(|error| match error {
         CallError::NoSuchRpc { .. } => OpenError::NotAuthenticating(peer()),
         CallError::Unreachable(error) => OpenError::Connect(error),
+        // The time for the whole handshake, not what was left of it for this message.
+        CallError::DeadlineExceeded { .. } => OpenError::Timeout { peer: peer(), after: inner.handshake_timeout },
         source => OpenError::Call { peer: peer(), source: Box::new(source) },
     })
 }

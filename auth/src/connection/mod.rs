@@ -6,6 +6,7 @@ mod error;
 mod handshake;
 mod lane;
 mod pace;
+mod peer;
 mod places;
 
 use std::fmt;

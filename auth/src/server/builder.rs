@@ -20,6 +20,7 @@ use crate::mechanism::Acceptor;
 use crate::mechanism::key_file::KeyRing;
 #[cfg(feature = "munge")]
 use crate::mechanism::munge::{MungeAcceptor, MungeRefused};
+use crate::mechanism::peer_credentials::PeerAcceptor;
 #[cfg(feature = "munge")]
 use crate::munge::Munge;
 use crate::protocol::message::OVERHEAD;
@@ -135,6 +136,12 @@ impl AuthServerBuilder {
     /// Takes whoever holds one of these keys.
     pub fn key_ring(self, keys: KeyRing) -> Self {
         self.mechanism(keys)
+    }
+
+    /// Takes the kernel's word on who connected, where the transport has it: over `native+sm`. Sessions that begin so are
+    /// bound to their connection.
+    pub fn peer_credentials(self) -> Self {
+        self.mechanism(PeerAcceptor)
     }
 
     /// Takes another mechanism.

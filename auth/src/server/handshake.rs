@@ -98,6 +98,8 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let at_work = shared.handshakes.fetch_add(1, Ordering::AcqRel);
     let _at_work = AtWork(&shared.handshakes);
     admit(shared, hello, node, at_work)?;
+    let later = |error| come_again(shared, hello, node, error);
+    shared.table.check_half_open(node).map_err(later)?;
     let received = Received::begin(hello, &shared.policy)?;
     // What follows takes tens of microseconds at least, and belongs on a pool, not on the progress thread.
     yield_once().await;
@@ -110,13 +112,23 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let proof = acceptor.prove(proving.transcript()).await?;
     let mut established = proving.finish(&proof)?;
     let reply = std::mem::take(&mut established.reply);
-    let session = shared.table.insert(established, node, clock::now())?;
+    let session = shared.table.insert(established, node, clock::now()).map_err(later)?;
     if hello.mechanism() == MechanismId::PeerCredentials {
         session.bind_to(request.connection().as_u64());
     }
     shared.upkeep.look_again();
     shared.audit.session_opened(peer, session.principal(), id);
     Ok(reply)
+}
+
+/// Half-open places are free again in a moment, and it need not be this client who took them.
+fn come_again(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, error: QuotaExceeded) -> HandshakeRefused {
+    match error {
+        QuotaExceeded::HalfOpen | QuotaExceeded::HalfOpenOfNode => {
+            HandshakeRefused::Retry(shared.gate.lock().retry(hello, node), "too many half-open sessions")
+        }
+        other => other.into(),
+    }
 }
 
 fn admit(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, at_work: usize) -> Result<(), HandshakeRefused> {
@@ -149,8 +161,8 @@ async fn yield_once() {
 }
 
 /// What the kernel says about the peer, where its transport knows.
-fn peer_credentials(_request: &Request) -> Option<PeerCredentials> {
-    None
+fn peer_credentials(request: &Request) -> Option<PeerCredentials> {
+    request.peer_credentials().map(|peer| PeerCredentials::from_kernel(peer.uid, peer.gid))
 }
 
 /// Ends a session, on the word of the client that holds its key.

@@ -21,7 +21,7 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { sessions: 131_072, reserve: 32_768, few: 2048, half_open: 1024, half_open_per_node: 64 }
+        Self { sessions: 131_072, reserve: 32_768, few: 2048, half_open: 4096, half_open_per_node: 512 }
     }
 }
 

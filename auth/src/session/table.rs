@@ -76,6 +76,14 @@ impl Table {
         }
     }
 
+    /// Whether one more half-open session from there would be taken in now: asked before anything is computed for it.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn check_half_open(&self, node: NodeAddress) -> Result<(), QuotaExceeded> {
+        self.book.lock().check_half_open(&self.quota, node)
+    }
+
     /// Takes in a session after its handshake, half-open. HELLO_REP is to be sent only after this.
     ///
     /// A half-open session takes no place of its uid's and ends no other session: anybody may have replayed its HELLO.

@@ -27,10 +27,10 @@ fn small() -> Table {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_specification() {
+fn the_defaults_are_those_of_the_specification_but_for_half_open_places() {
     let quota = Quota::default();
     assert_eq!((quota.sessions, quota.reserve), (131_072, 131_072 / 4));
-    assert_eq!((quota.half_open, quota.half_open_per_node), (1024, 64));
+    assert_eq!((quota.half_open, quota.half_open_per_node), (4096, 512));
     assert_eq!(Lifetimes::default().half_open, Duration::from_secs(5));
 }
 

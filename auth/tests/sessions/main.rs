@@ -3,5 +3,6 @@
 mod bulk;
 mod calls;
 mod lifetimes;
+mod peers;
 mod rules;
 mod support;

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A call of a typed RPC: a future of its result.
@@ -176,7 +176,7 @@ impl RawCall {
     /// Sends the request now, if the connection stands and the server's limits leave room, or else when the call is
     /// first polled. The answer is awaited later; errors show then.
     pub fn start(mut self) -> Self {
-        let noop = std::task::Waker::noop();
+        let noop = Waker::noop();
         if let State::Unsent(_) = self.state
             && let Poll::Ready(outcome) = self.poll_in(&mut Context::from_waker(noop), Mode::Start)
         {
@@ -353,13 +353,18 @@ impl RawCall {
     fn poll_in_flight(&mut self, cx: &mut Context<'_>, mode: Mode) -> Poll<Outcome> {
         let State::InFlight(call) = &mut self.state else { unreachable!("only called for a call in flight") };
         let core = self.peer.core();
-        if let Poll::Ready(outcome) = call.link.calls.poll(call.id, cx.waker()) {
+        if !call.link.is_local() {
+            call.leading = call.leading.filter(|lead| core.driver.is_led_by(*lead)).or_else(|| core.driver.elect());
+        }
+        // Whoever leads looks for himself and need not be woken.
+        let waker = if call.leading.is_some() { Waker::noop() } else { cx.waker() };
+        if let Poll::Ready(outcome) = call.link.calls.poll(call.id, waker) {
             return Poll::Ready(self.finish(outcome));
         }
-        if call.link.is_local() {
-            return Poll::Pending;
+        if call.leading.is_none() && !call.link.is_local() {
+            // Who led may have left before it could know that somebody waits.
+            call.leading = core.driver.elect();
         }
-        call.leading = call.leading.filter(|lead| core.driver.is_led_by(*lead)).or_else(|| core.driver.elect());
         let Some(lead) = call.leading else { return Poll::Pending };
         let deadline = self.deadline.unwrap_or_else(Instant::now);
         match core.driver.lead(deadline, mode == Mode::Blocking, || call.link.calls.is_done(call.id)) {

@@ -11,6 +11,7 @@ use crate::codec::HgString;
 use crate::error::CallError;
 use crate::rpc::{ProviderId, Rpc, RpcId};
 use crate::server::builtin;
+use crate::transport::PeerCredentials;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt;
@@ -39,6 +40,13 @@ impl Endpoint {
     /// The connection that the next call will use; `None` while there is none, and that call will make one.
     pub fn connection(&self) -> Option<ConnectionId> {
         self.peer.connection()
+    }
+
+    /// The user who serves there, by the kernel's word: over `native+sm`, for a call to self, and for a caller that is
+    /// called back over one of these; not over a network. `None` also while there is no connection. Over `native+sm` it
+    /// is always the user that the address names.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.peer.credentials()
     }
 
     /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.

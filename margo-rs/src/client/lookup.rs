@@ -41,16 +41,13 @@ impl fmt::Debug for Lookup {
 
 async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectError> {
     transport::check_protocol(&address)?;
-    let Some(in_our_words) = transport::in_words_of(core.own_address(), &address) else {
-        let ours = core.own_address().protocol().to_owned();
+    let ours = core.own_address();
+    if transport::in_words_of(ours, &address).is_none() {
+        let ours = ours.protocol().to_owned();
         return Err(ConnectError::OtherProtocol { address, ours });
-    };
+    }
     if !core.is_running() {
         return Err(ConnectError::ShutDown);
-    }
-    if core.is_listening() && in_our_words == *core.own_address() {
-        let link = core.local();
-        return Ok(Endpoint::new(Arc::new(Peer::given(core, link))));
     }
     let candidates = if transport::is_literal(&address) {
         transport::resolve(&address)?
@@ -58,6 +55,13 @@ async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectErro
         let unresolved = address.clone();
         run_blocking(move || transport::resolve(&unresolved)).await?
     };
+    if let [only] = &candidates[..]
+        && core.is_listening()
+        && transport::in_words_of(ours, only).as_ref() == Some(ours)
+    {
+        let link = core.local();
+        return Ok(Endpoint::new(Arc::new(Peer::given(core, link))));
+    }
     let mut failure = None;
     for candidate in candidates {
         match connect(&core, &candidate).await {

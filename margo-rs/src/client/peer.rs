@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::engine::{Core, LinkState};
 use crate::error::CallError;
+use crate::transport::PeerCredentials;
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -73,12 +74,20 @@ impl Peer {
 
     /// Lets calls that wait for room ask again, because one of them has gone that may have been told to.
     pub(crate) fn wake_waiting(&self) {
-        let link = match &self.route {
+        if let Some(link) = self.current() {
+            link.calls.wake_waiting();
+        }
+    }
+
+    /// Who is at the other end, where the transport knows.
+    pub(crate) fn credentials(&self) -> Option<PeerCredentials> {
+        self.current()?.link()?.peer_credentials()
+    }
+
+    fn current(&self) -> Option<Arc<LinkState>> {
+        match &self.route {
             Route::Given(link) => Some(link.clone()),
             Route::Dialed(dialed) => dialed.lock().current.clone(),
-        };
-        if let Some(link) = link {
-            link.calls.wake_waiting();
         }
     }
 

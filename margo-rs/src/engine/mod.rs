@@ -102,11 +102,12 @@ pub(crate) struct Core {
 impl Engine {
     /// Starts an engine that listens, with default options.
     ///
-    /// `address` is a protocol (`tcp`) or an address (`tcp://127.0.0.1:0`, `tcp://eth0`, `tcp://[::1]:7000`). A
-    /// protocol alone listens on an interface that other hosts can reach.
+    /// `address` is a protocol (`tcp`, `sm`) or an address (`tcp://127.0.0.1:0`, `tcp://eth0`, `tcp://[::1]:7000`,
+    /// `sm://my-service`). `tcp` alone listens on an interface that other hosts can reach; `sm` is shared memory with other
+    /// processes of this node, of any user.
     ///
     /// # Errors
-    /// A malformed address, a protocol that is not there, an unknown interface, a taken port.
+    /// A malformed address, a protocol that is not there, an unknown interface, a taken port or name.
     pub async fn listen(address: impl AsRef<str>) -> Result<Engine, ListenError> {
         Self::builder(address).listen().await
     }

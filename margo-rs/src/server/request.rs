@@ -4,6 +4,7 @@ use super::running::InFlight;
 use crate::address::Address;
 use crate::client::{ConnectionId, Endpoint, Peer};
 use crate::rpc::{NO_PARENT, ProviderId, RpcId};
+use crate::transport::PeerCredentials;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Instant;
 
 /// The circumstances of a request: who asks, for what, until when.
 ///
-/// Nothing here is proven: the peer address is where the connection comes from, not who is behind it.
+/// Nothing here is proven but [`Request::peer_credentials`]: the peer address is where the connection comes from, not who
+/// is behind it.
 pub struct Request {
     in_flight: Arc<InFlight>,
     rpc: RpcId,
@@ -47,6 +49,12 @@ impl Request {
     /// The connection it came over.
     pub fn connection(&self) -> ConnectionId {
         self.in_flight.link().id()
+    }
+
+    /// The user who asks, by the kernel's word: over `native+sm` and in calls to self, not over a network. It is who
+    /// opened the connection, for as long as that stands.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.in_flight.link().link()?.peer_credentials()
     }
 
     /// Until when the caller waits, if it said so, by this host's clock.

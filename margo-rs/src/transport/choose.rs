@@ -1,5 +1,6 @@
 //! Which transport an address means, in this build.
 
+use super::sm::{self, SmTransport};
 use super::tcp::{self, TcpTransport};
 use super::{Acceptor, Transport};
 use crate::address::Address;
@@ -36,6 +37,15 @@ pub(crate) fn start(
         let transport = mercury.clone();
         return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| mercury.set_acceptor(acceptor)) });
     }
+    if address.protocol() == sm::PROTOCOL {
+        let sm = Arc::new(if listening {
+            SmTransport::listen(address, limits.clone(), instance)?
+        } else {
+            SmTransport::client(limits.clone(), instance)?
+        });
+        let transport = sm.clone();
+        return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| sm.set_acceptor(acceptor)) });
+    }
     let tcp = Arc::new(if listening {
         TcpTransport::listen(address, limits.clone(), instance)?
     } else {
@@ -51,17 +61,20 @@ pub(crate) fn is_literal(address: &Address) -> bool {
     if is_mercury(address.protocol()) {
         return mercury::is_literal(address);
     }
-    tcp::is_literal(address)
+    address.protocol() == sm::PROTOCOL || tcp::is_literal(address)
 }
 
-/// The addresses that `address` stands for. Blocks while it resolves a host name.
+/// The addresses that `address` stands for, in full. Blocks while it resolves a host name.
 ///
 /// # Errors
-/// The host is not known, or the address names no host and port where its protocol has them.
+/// The host is not known, or the address names none, or no server where its protocol has those.
 pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
     #[cfg(mercury)]
     if is_mercury(address.protocol()) {
         return mercury::resolve(address);
+    }
+    if address.protocol() == sm::PROTOCOL {
+        return Ok(vec![sm::resolve(address)?]);
     }
     tcp::resolve(address)
 }
@@ -84,11 +97,10 @@ pub(crate) fn check_protocol(address: &Address) -> Result<(), UnsupportedProtoco
 
 /// Why a protocol cannot be used here and what to do, or `None` if it can.
 pub fn protocol_help(protocol: &str) -> Option<String> {
-    if protocol == tcp::PROTOCOL || (cfg!(mercury) && is_mercury(protocol)) {
+    if protocol == tcp::PROTOCOL || protocol == sm::PROTOCOL || (cfg!(mercury) && is_mercury(protocol)) {
         return None;
     }
     Some(match protocol {
-        "native+sm" => "shared memory is not part of this version; use tcp".to_owned(),
         _ if is_mercury(protocol) => {
             format!(
                 "it needs Mercury, which this build does not link: {}; or use native+tcp, which needs no C library",
@@ -119,7 +131,7 @@ mod tests {
             assert_eq!(help.is_none(), mochi_sys::LINKED, "{protocol}");
             assert!(help.is_none_or(|help| help.contains("Mercury")), "{protocol}");
         }
-        assert!(protocol_help("native+sm").is_some_and(|help| help.contains("not part of this version")));
+        assert_eq!(protocol_help("native+sm"), None);
         assert!(protocol_help("http").is_some_and(|help| help.contains("no transport")));
     }
 

@@ -34,7 +34,9 @@
 //! doubled one is delivered twice, delayed ones overtake each other. Calls of an engine to itself do not pass through
 //! it, and bulk transfers pass it unharmed but for the cancels and the connections.
 
-use super::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Registration, Transport};
+use super::{
+    Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerCredentials, PeerLimits, Polled, Registration, Transport,
+};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{self, Direction, Memory, Permission, RegionKey, Segment, Transfer, TransferError, Window};
@@ -480,6 +482,10 @@ impl FaultyLink {
 impl Link for FaultyLink {
     fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.inner.get()?.peer_credentials()
     }
 
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {

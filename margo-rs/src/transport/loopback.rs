@@ -1,6 +1,6 @@
 //! Calls of an engine to itself: no socket, the same rules.
 
-use super::{CallId, Flush, Link, LinkEvents};
+use super::{CallId, Flush, Link, LinkEvents, PeerCredentials};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{Direction, Refusal, Transfer, TransferError, Window};
@@ -59,6 +59,11 @@ impl LoopbackLink {
 impl Link for LoopbackLink {
     fn peer(&self) -> &Address {
         &self.address
+    }
+
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Some(PeerCredentials { uid, gid })
     }
 
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, _: Flush) {

@@ -6,23 +6,24 @@
 //!
 //! # Guarantees
 //!
-//! | | `native+tcp` | Mercury | calls to self |
-//! |---|---|---|---|
-//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it | yes |
-//! | a request is delivered | at most once | at most once | at most once |
-//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | as the network does | yes |
-//! | nobody at an address | refused at once | `na+sm` at once; else [`connect_timeout`](crate::Limits::connect_timeout) | |
-//! | a peer that ends is noticed | at once | a peer of this crate at once; others by the next row | |
-//! | a peer process that dies is noticed | at once | by a ping: within 1.6 times [`keepalive`](crate::Limits::keepalive) if it is of this crate, or else once a ping cannot be sent | |
-//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | as a process | |
-//! | cancelling reaches the server | yes | if it is of this crate | yes |
-//! | a plain client that leaves is noticed | | it is forgotten after 6 times [`keepalive`](crate::Limits::keepalive) without a request | |
-//! | responses may be larger than requests | yes | yes | yes |
-//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same; what is larger is refused only after Mercury has fetched it | the same |
-//! | memory for what arrives is taken | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
-//! | user of the peer known | no | no; `na+sm` is open to processes of the same user only | yes, it is this process |
-//! | bulk transfers | yes | not yet: `Unsupported` | yes |
-//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | | two, one of them in the cache |
+//! | | `native+tcp` | `native+sm` | Mercury | calls to self |
+//! |---|---|---|---|---|
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it | yes |
+//! | a request is delivered | at most once | at most once | at most once | at most once |
+//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes | as the network does | yes |
+//! | nobody at an address | refused at once | refused at once | `na+sm` at once; else [`connect_timeout`](crate::Limits::connect_timeout) | |
+//! | a peer that ends is noticed | at once | at once | a peer of this crate at once; others by the next row | |
+//! | a peer process that dies is noticed | at once | at once | by a ping: within 1.6 times [`keepalive`](crate::Limits::keepalive) if it is of this crate, or else once a ping cannot be sent | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | it is our own | as a process | |
+//! | cancelling reaches the server | yes | yes | if it is of this crate | yes |
+//! | a plain client that leaves is noticed | | | it is forgotten after 6 times [`keepalive`](crate::Limits::keepalive) without a request | |
+//! | responses may be larger than requests | yes | yes | yes | yes |
+//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same | the same; what is larger is refused only after Mercury has fetched it | the same |
+//! | memory for what arrives is taken | as it arrives | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
+//! | user of the peer known | no | yes, by the kernel's word | no; `na+sm` is open to processes of the same user only | yes, it is this process |
+//! | bulk transfers | yes | yes | not yet: `Unsupported` | yes |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | | two, one of them in the cache |
+//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | the plugin's | none |
 //!
 //! A peer of this crate is told from others by Mercury with a hello (see `transport::mercury`). Two plain peers that call each
 //! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
@@ -57,10 +58,12 @@
 pub mod fault;
 #[cfg(mercury)]
 pub mod mercury;
+pub mod sm;
 pub mod tcp;
 
 mod choose;
 mod loopback;
+mod poller;
 
 pub use choose::protocol_help;
 
@@ -110,6 +113,16 @@ pub struct PeerLimits {
     pub max_message: u64,
     /// Payload bytes of requests in flight on this link.
     pub max_bytes: u64,
+}
+
+/// The user behind a link, by the kernel's word: who connected or who listened, when that was done (`SO_PEERCRED`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct PeerCredentials {
+    /// Effective user id, as seen from this process's user namespace.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
 }
 
 /// One way of carrying requests and responses.
@@ -190,6 +203,11 @@ pub trait Registration: Send + Sync + 'static {
 pub trait Link: Send + Sync + 'static {
     /// The peer, as far as it is known: for links that peers opened, where they came from.
     fn peer(&self) -> &Address;
+
+    /// The user behind the link, where the kernel knows: not over a network.
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        None
+    }
 
     /// Sends a request. A link that is not up yet keeps it until it is.
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush);

@@ -180,12 +180,17 @@ impl Header {
 
     /// Appends the encoded header.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_bytes());
+    }
+
+    /// The encoded header.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0..4].copy_from_slice(&self.length.to_le_bytes());
         bytes[4] = self.kind as u8;
         bytes[5] = self.flags;
         bytes[8..16].copy_from_slice(&self.call.to_le_bytes());
-        out.extend_from_slice(&bytes);
+        bytes
     }
 
     /// Decodes and checks a header against the receiver's limit.
@@ -245,10 +250,15 @@ impl RequestHead {
 
     /// Appends the encoded head.
     pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_bytes());
+    }
+
+    /// The encoded head.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0..8].copy_from_slice(&self.rpc.as_u64().to_le_bytes());
         bytes[8..12].copy_from_slice(&self.timeout_ms.to_le_bytes());
-        out.extend_from_slice(&bytes);
+        bytes
     }
 
     /// Decodes the head; `header` supplies the flag.

@@ -177,10 +177,16 @@ impl Message {
     }
 
     fn take(&mut self, bytes: &[u8]) {
-        self.received += bytes.len() as u64;
         if !self.discard {
-            self.bytes.vec_mut().extend_from_slice(bytes);
+            let missing = self.total.saturating_sub(self.received) as usize;
+            let message = self.bytes.vec_mut();
+            // Where much comes at a time, few allocations, and never more than one step ahead of what has come.
+            if bytes.len() >= DIRECT_MIN && message.capacity() - message.len() < bytes.len() {
+                message.reserve(bytes.len().max(missing.min(RESERVE_STEP)));
+            }
+            message.extend_from_slice(bytes);
         }
+        self.received += bytes.len() as u64;
     }
 }
 

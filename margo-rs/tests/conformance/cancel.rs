@@ -1,16 +1,15 @@
 //! Deadlines and cancellation, on both sides.
 
+use crate::stranger::Stranger;
 use crate::support::*;
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
 use std::future::Future;
-use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Waker};
-use std::thread;
 use std::time::Duration;
 
 conformance! {
@@ -104,26 +103,12 @@ fn a_call_to_self_ends_at_its_deadline(setup: Setup) {
     assert_idle(&engine);
 }
 
-/// An address where somebody accepts connections, where there are any, and says nothing.
-fn silent_server(setup: Setup) -> (Option<TcpListener>, String) {
-    if setup.address == NA_SM.address {
-        let engine = setup.serve();
-        let address = engine.address().to_string();
-        engine.shutdown().wait();
-        return (None, address);
-    }
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = TcpListener::bind(bind).unwrap();
-    let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
-    (Some(listener), address)
-}
-
 fn a_deadline_holds_while_connecting(setup: Setup) {
     let pair = setup.pair_of(setup.server(), setup.client().limits(|limits| limits.connect_timeout = LONG));
     // The server dies, and somebody who says nothing takes its port.
-    let port = pair.server.address().location().to_owned();
+    let location = pair.server.address().location().to_owned();
     pair.server.shutdown().wait();
-    let _silent = (setup.address != NA_SM.address).then(|| eventually_bind(&port));
+    let _silent = Stranger::taking_over(setup, &location);
     eventually(|| pair.client.load().links == 0);
     match pair.to.call(SUM, &(1, 1)).timeout(SHORT).wait() {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
@@ -137,16 +122,6 @@ fn a_deadline_holds_while_connecting(setup: Setup) {
         other => panic!("{other:?}"),
     }
     assert_idle(&pair.client);
-}
-
-fn eventually_bind(address: &str) -> TcpListener {
-    loop {
-        match TcpListener::bind(address) {
-            Ok(listener) => return listener,
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => thread::sleep(Duration::from_millis(1)),
-            Err(error) => panic!("{error}"),
-        }
-    }
 }
 
 /// One task that waits with two calls: the later one's deadline is the earlier.
@@ -166,9 +141,10 @@ fn each_call_has_its_own_deadline_while_it_waits(setup: Setup) {
         assert_eq!(long.await.unwrap(), 2);
     });
     // The same while a connection is made.
-    let (_silent, address) = silent_server(setup);
+    let silent = Stranger::new(setup);
+    let address = &silent.address;
     let client = setup.client().limits(|limits| limits.connect_timeout = SHORT * 3).connect().unwrap();
-    match client.lookup(&address).wait() {
+    match client.lookup(address).wait() {
         Err(margo_rs::ConnectError::Timeout { after, .. }) => assert_eq!(after, SHORT * 3),
         // Mercury's shared memory knows which processes are there.
         Err(margo_rs::ConnectError::Unreachable { .. }) if setup.address == NA_SM.address => {}

@@ -96,6 +96,8 @@ fn storm(setup: Setup, seed: u64, faults: Faults, check: impl Fn(&Ended)) {
         );
         injector.set(Faults::default());
     }
+    // A call that is made before the client knows that its connection was cut last fails with it.
+    while let Err(CallError::ConnectionLost { .. }) = pair.to.call(SUM, &(1, 2)).wait() {}
     pair.assert_healthy();
 }
 

@@ -1,5 +1,6 @@
 //! Back-pressure: what is slowed, what is refused, and that nothing grows without bound.
 
+use crate::stranger::Stranger;
 use crate::support::*;
 use margo_rs::codec::Blob;
 use margo_rs::{CallError, Rpc, Wait};
@@ -154,18 +155,9 @@ fn a_caller_with_deadlines_does_not_pile_up_requests(setup: Setup) {
         // Mercury gives up what was cancelled, and such a server needs our own protocol.
         return;
     }
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = std::net::TcpListener::bind(bind).unwrap();
-    let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
-    let stuck = thread::spawn(move || {
-        // Greets, then reads nothing more.
-        use std::io::{Read, Write};
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut hello = [0; margo_rs::wire::HELLO_LEN];
-        stream.read_exact(&mut hello).unwrap();
-        stream.write_all(&hello).unwrap();
-        stream
-    });
+    let stranger = Stranger::new(setup);
+    let address = stranger.address.clone();
+    let stuck = thread::spawn(move || stranger.greet_and_stop());
     let client = setup.client().limits(|limits| limits.max_queued = 1 << 20).connect().unwrap();
     let to = client.lookup(&address).wait().unwrap();
     let _stream = stuck.join().unwrap();

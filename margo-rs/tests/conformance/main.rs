@@ -11,4 +11,5 @@ mod limits;
 mod network;
 mod providers;
 mod raw;
+mod stranger;
 mod support;

@@ -1,8 +1,8 @@
 //! Connections: shared, lost, made again, never made.
 
+use crate::stranger::Stranger;
 use crate::support::*;
 use margo_rs::{Blame, CallError, ConnectError, Engine, ListenError, Wait};
-use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
@@ -86,13 +86,10 @@ fn nobody_at_an_address_is_unreachable(setup: Setup) {
         return nobody_behind_mercury_is_unreachable(setup);
     }
     let client = setup.client().connect().unwrap();
-    let port = {
-        let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-        TcpListener::bind(bind).unwrap().local_addr().unwrap()
-    };
-    let error = client.lookup(format!("{}://{port}", setup.protocol())).wait().unwrap_err();
+    let address = Stranger::new(setup).address.clone();
+    let error = client.lookup(&address).wait().unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
-    assert!(error.to_string().contains(&port.to_string()), "{error}");
+    assert!(error.to_string().contains(&address), "{error}");
     eventually(|| client.load().links == 0);
 }
 
@@ -113,17 +110,10 @@ fn somebody_else_at_an_address_is_told_apart(setup: Setup) {
         // libfabric and Mercury speak first there.
         return;
     }
-    use std::io::Write;
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = TcpListener::bind(bind).unwrap();
-    let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
+    let stranger = Stranger::new(setup);
+    let address = stranger.address.clone();
     let greetings: [&[u8]; 3] = [b"SSH-2.0-OpenSSH_9.6\r\n", b"", b"mochi-rs\x07\0\x06\0"];
-    let server = thread::spawn(move || {
-        for greeting in greetings {
-            let (mut stream, _) = listener.accept().unwrap();
-            let _ = stream.write_all(greeting);
-        }
-    });
+    let server = thread::spawn(move || greetings.into_iter().for_each(|greeting| stranger.greet(greeting)));
     let client = setup.client().connect().unwrap();
     for _ in greetings {
         let error = client.lookup(&address).wait().unwrap_err();
@@ -150,9 +140,28 @@ fn another_protocol_is_told_apart(setup: Setup) {
         let error = client.lookup(address).wait().unwrap_err();
         assert!(matches!(error, ConnectError::Unsupported(_)), "{error:?}");
     }
-    let other = if setup.is_mercury() { "native+tcp://127.0.0.1:5" } else { "ofi+tcp://127.0.0.1:5" };
-    let error = client.lookup(other).wait().unwrap_err();
-    assert!(matches!(error, ConnectError::Unsupported(_) | ConnectError::OtherProtocol { .. }), "{error:?}");
+    for other in ["native+sm://1/2", "native+tcp://127.0.0.1:5", "ofi+tcp://127.0.0.1:5", "na+sm://1-0"] {
+        if other.starts_with(setup.protocol()) {
+            continue;
+        }
+        let error = client.lookup(other).wait().unwrap_err();
+        match error {
+            ConnectError::OtherProtocol { .. } => {
+                assert_eq!(margo_rs::protocol_help(other.split("://").next().unwrap()), None)
+            }
+            ConnectError::Unsupported(_) => assert!(!other.starts_with("native"), "{other} is always there"),
+            other => panic!("{other:?}"),
+        }
+    }
+    if setup.address == SM.address {
+        for address in
+            ["native+sm://", "native+sm", "native+sm://1/", "native+sm://x/y", "native+sm://1/../x", "sm://a b"]
+        {
+            let error = client.lookup(address).wait().unwrap_err();
+            assert!(matches!(error, ConnectError::Address(_)), "{address}: {error:?}");
+        }
+        return;
+    }
     if setup.address == NA_SM.address {
         return;
     }
@@ -168,6 +177,9 @@ fn another_protocol_is_told_apart(setup: Setup) {
 }
 
 fn a_host_name_is_resolved(setup: Setup) {
+    if !setup.is_tcp() {
+        return;
+    }
     let server = setup.serve();
     let client = setup.client().connect().unwrap();
     let port = server.address().location().rsplit(':').next().unwrap().to_owned();
@@ -179,9 +191,8 @@ fn a_host_name_is_resolved(setup: Setup) {
 }
 
 fn an_abandoned_lookup_leaves_nothing(setup: Setup) {
-    let bind = if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" };
-    let listener = TcpListener::bind(bind).unwrap();
-    let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
+    let stranger = Stranger::new(setup);
+    let address = stranger.address.clone();
     let client = setup.client().limits(|limits| limits.connect_timeout = LONG).connect().unwrap();
     drop(client.lookup(&address));
     in_tokio(async {

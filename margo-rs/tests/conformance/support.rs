@@ -45,7 +45,17 @@ pub(crate) const OFI_TCP_PARK: Setup =
 pub(crate) const NA_SM: Setup = Setup { name: "na+sm of Mercury", address: "na+sm", ..TCP4 };
 pub(crate) const NA_SM_BUSY: Setup = Setup { name: "na+sm of Mercury, busy", progress: Progress::Busy, ..NA_SM };
 
+pub(crate) const SM: Setup = Setup { name: "native+sm", address: "native+sm", progress: ADAPTIVE, layered: false };
+pub(crate) const SM_LAYERED: Setup = Setup { name: "native+sm under an idle injector", layered: true, ..SM };
+pub(crate) const SM_BUSY: Setup = Setup { name: "native+sm, busy", progress: Progress::Busy, ..SM };
+pub(crate) const SM_PARK: Setup = Setup { name: "native+sm, parking", progress: Progress::Park, ..SM };
+
 impl Setup {
+    /// Whether its addresses are hosts with ports.
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.protocol().ends_with("+tcp")
+    }
+
     /// Whether this machine can do it.
     pub(crate) fn is_possible(&self) -> bool {
         if protocol_help(self.protocol()).is_some() {
@@ -229,6 +239,10 @@ macro_rules! conformance {
             on!(OFI_TCP_PARK, ofi_tcp_park);
             on!(NA_SM, na_sm);
             on!(NA_SM_BUSY, na_sm_busy);
+            on!(SM, sm);
+            on!(SM_LAYERED, sm_layered);
+            on!(SM_BUSY, sm_busy);
+            on!(SM_PARK, sm_park);
         })*
     };
 }

@@ -5,11 +5,10 @@
 
 mod connection;
 mod location;
-mod poller;
 mod socket;
 
 use self::connection::{Connection, ReadOutcome};
-use self::poller::{HANGUP, Poller};
+use super::poller::{HANGUP, Poller};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};

@@ -34,8 +34,17 @@ impl Poller {
 
     /// Watches a descriptor until it is closed. `token` must not be 0.
     pub(super) fn watch(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        self.watch_for(fd, token, EventFlags::IN | EventFlags::OUT)
+    }
+
+    /// As [`Poller::watch`], for one that is never waited for to take more.
+    pub(super) fn watch_input(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        self.watch_for(fd, token, EventFlags::IN)
+    }
+
+    fn watch_for(&self, fd: impl AsFd, token: u64, flags: EventFlags) -> io::Result<()> {
         debug_assert_ne!(token, WAKE);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let flags = flags | EventFlags::RDHUP | EventFlags::ET;
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
     }
 

@@ -1,0 +1,529 @@
+//! One connection: handshake, reading, writing, closing.
+
+mod receiving;
+mod sending;
+
+use super::super::PeerCredentials;
+use super::Shared;
+use super::ring::{self, Bell, Consumer, Producer, Words};
+use super::segment::Segment;
+use super::socket::{self, Drained, Socket};
+use crate::address::Address;
+use crate::buffer::Buffer;
+use crate::bulk::{Transfer, TransferError};
+use crate::error::ConnectError;
+use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
+use crate::wire::{FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use parking_lot::Mutex;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// Bytes of the ring that we write, per connection.
+const RING: usize = 128 * 1024;
+/// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
+const CLOSED_BY_PEER: &str = "the peer closed the connection";
+/// How the reason begins when the peer broke the protocol.
+const PROTOCOL_ERROR: &str = "protocol error";
+/// The reason when the peer began a message and sends nothing more.
+const STALLED: &str = "the peer stopped in the middle of a message";
+/// The reason when the peer takes nothing out of the ring.
+const UNREAD: &str = "the peer reads nothing any more";
+
+/// Phases of a connection, in order.
+mod phase {
+    /// The server's queue was full so far.
+    pub(super) const CONNECTING: u8 = 0;
+    /// Connected; the peer's hello is awaited.
+    pub(super) const GREETING: u8 = 1;
+    /// Requests and responses flow.
+    pub(super) const UP: u8 = 2;
+    /// Over.
+    pub(super) const CLOSED: u8 = 3;
+}
+
+/// A connection, ours or the peer's.
+pub(super) struct Connection {
+    /// Its place in the transport's table.
+    pub(super) token: u64,
+    pub(super) socket: Socket,
+    peer: Address,
+    /// Of the other end, once connected.
+    credentials: OnceLock<PeerCredentials>,
+    /// Where to connect to, for those that we open, and who must listen there.
+    to: Option<(PathBuf, u32)>,
+    /// Bytes waiting to be sent past which nothing more is read.
+    max_queued: usize,
+    /// The peer opened it.
+    accepted: bool,
+    phase: AtomicU8,
+    shared: Weak<Shared>,
+    this: Weak<Connection>,
+    /// Takes the events; gone once the connection is lost.
+    events: Mutex<Option<Arc<dyn LinkEvents>>>,
+    outbox: Mutex<Outbox>,
+    inbox: Mutex<Inbox>,
+    /// In the transport's list of connections with something to flush.
+    listed: AtomicBool,
+    /// Something is queued, and not yet in the ring.
+    queues: AtomicBool,
+    /// Something waits for room in the ring.
+    blocked: AtomicBool,
+    /// Regions were taken back while they were being sent.
+    withdrawn: AtomicBool,
+    /// Requests sent that want a response; changed under the lock of the outbox.
+    requests: AtomicU64,
+    /// Bytes read, and whether somebody looks whether they grow.
+    read: AtomicU64,
+    seen: AtomicU64,
+    watched: AtomicBool,
+    mid_message: AtomicBool,
+    /// What the peer had read when that was looked at, and whether somebody looks.
+    taken: AtomicU64,
+    watched_blocked: AtomicBool,
+    /// The peer has closed its side: what stands in the ring is all.
+    hangup: AtomicBool,
+    /// Responses may have piled up: nothing more is handled before that was looked at.
+    overfull: AtomicBool,
+}
+
+/// Both directions of the shared memory.
+pub(super) struct Lane {
+    pub(super) peer: Arc<Segment>,
+    pub(super) bell: Bell<Arc<Segment>>,
+    /// How far the peer's ring was read.
+    pub(super) position: AtomicU64,
+}
+
+struct Outbox {
+    queue: Outbound,
+    transfers: Transfers,
+    job: WriteJob,
+    /// Our segment while the peer's is awaited.
+    own: Option<Arc<Segment>>,
+    writer: Option<Writer>,
+    /// Reading stopped because too much is queued.
+    reading_paused: bool,
+}
+
+struct Writer {
+    producer: Producer<Arc<Segment>>,
+    lane: Arc<Lane>,
+}
+
+enum Inbox {
+    /// The peer's hello is awaited.
+    Greeting,
+    Up {
+        consumer: Consumer<Arc<Segment>>,
+        lane: Arc<Lane>,
+        inbound: Box<Inbound>,
+        /// Read and not handled yet, because responses pile up.
+        rest: Vec<u8>,
+        events: Arc<dyn LinkEvents>,
+        /// What was read when the peer was last woken because it waited for room.
+        room_shown: u64,
+        /// Responses read.
+        answers: u64,
+    },
+    Closed,
+}
+
+/// What came of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadOutcome {
+    /// Nothing was there.
+    Nothing,
+    /// Something was handled, and the ring is empty.
+    Drained,
+    /// Something was handled, and more may be there.
+    MoreToCome,
+}
+
+impl Connection {
+    /// A connection that a peer opened.
+    pub(super) fn accepted(shared: &Arc<Shared>, token: u64, socket: OwnedFd) -> Result<Arc<Self>, Errno> {
+        let (credentials, pid) = socket::credentials(&socket)?;
+        let peer = super::location::printed(credentials.uid, &pid.to_string());
+        let connection = Self::new(shared, token, peer, None, None);
+        let _ = connection.credentials.set(credentials);
+        connection.socket.set(socket);
+        connection.phase.store(phase::GREETING, Ordering::Release);
+        Ok(connection)
+    }
+
+    /// A connection that is to be opened by [`Connection::try_connect`].
+    pub(super) fn opening(
+        shared: &Arc<Shared>,
+        token: u64,
+        peer: Address,
+        to: (PathBuf, u32),
+        events: Arc<dyn LinkEvents>,
+    ) -> Arc<Self> {
+        Self::new(shared, token, peer, Some(to), Some(events))
+    }
+
+    fn new(
+        shared: &Arc<Shared>,
+        token: u64,
+        peer: Address,
+        to: Option<(PathBuf, u32)>,
+        events: Option<Arc<dyn LinkEvents>>,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            token,
+            socket: Socket::default(),
+            peer,
+            credentials: OnceLock::new(),
+            accepted: to.is_none(),
+            to,
+            max_queued: shared.limits.max_queued,
+            phase: AtomicU8::new(phase::CONNECTING),
+            shared: Arc::downgrade(shared),
+            this: this.clone(),
+            events: Mutex::new(events),
+            outbox: Mutex::new(Outbox {
+                queue: Outbound::new(FRAME_MAX),
+                transfers: Transfers::new(shared.limits.requests_borne()),
+                job: WriteJob::default(),
+                own: None,
+                writer: None,
+                reading_paused: false,
+            }),
+            inbox: Mutex::new(Inbox::Greeting),
+            listed: AtomicBool::new(false),
+            queues: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            withdrawn: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
+            mid_message: AtomicBool::new(false),
+            taken: AtomicU64::new(0),
+            watched_blocked: AtomicBool::new(false),
+            hangup: AtomicBool::new(false),
+            overfull: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::CLOSED
+    }
+
+    /// Whether the handshake is over, one way or the other.
+    pub(super) fn is_past_handshake(&self) -> bool {
+        self.phase.load(Ordering::Acquire) >= phase::UP
+    }
+
+    pub(super) fn is_connecting(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::CONNECTING
+    }
+
+    /// Whether the peer opened it.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::UP
+    }
+
+    /// The shared memory, for whoever looks at it all the time.
+    pub(super) fn lane(&self) -> Option<Arc<Lane>> {
+        self.outbox.lock().writer.as_ref().map(|writer| writer.lane.clone())
+    }
+
+    /// Connects and says hello. `false` if the server's queue is full: try again a little later.
+    ///
+    /// # Errors
+    /// Nobody listens there, or somebody else than the address says.
+    pub(super) fn try_connect(&self, shared: &Shared) -> Result<bool, ConnectError> {
+        let unreachable =
+            |error: io::Error| ConnectError::Unreachable { address: self.peer.clone(), source: Arc::new(error) };
+        let Some((path, uid)) = &self.to else { return Ok(true) };
+        let socket = match socket::connect(path) {
+            Ok(socket) => socket,
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::NOENT) => {
+                let reason = format!("no server of this name on this node ({} is not there)", path.display());
+                return Err(unreachable(io::Error::new(io::ErrorKind::NotFound, reason)));
+            }
+            Err(error) => return Err(unreachable(error.into())),
+        };
+        let (credentials, _) = socket::credentials(&socket).map_err(|error| unreachable(error.into()))?;
+        if credentials.uid != *uid {
+            let reason = format!("uid {} listens there, not uid {uid} as the address says", credentials.uid);
+            return Err(ConnectError::Handshake { address: self.peer.clone(), reason });
+        }
+        let _ = self.credentials.set(credentials);
+        self.socket.set(socket);
+        if self.phase.compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire).is_err()
+        {
+            self.socket.close();
+            return Ok(true);
+        }
+        self.greet(shared).map_err(unreachable)?;
+        Ok(true)
+    }
+
+    /// Sends our hello and our segment.
+    fn greet(&self, shared: &Shared) -> io::Result<()> {
+        let (segment, file) = Segment::create(RING)?;
+        self.outbox.lock().own = Some(Arc::new(segment));
+        Ok(self.socket.send_greeting(&shared.hello().encode(), &file)?)
+    }
+
+    /// Takes notice of readiness of the socket. Called by the polling thread only. `true` if there may be more.
+    pub(super) fn handle_ready(&self, hangup: bool) -> bool {
+        if self.phase.load(Ordering::Acquire) == phase::GREETING {
+            match self.socket.receive_greeting() {
+                Ok(Some((hello, segment))) => {
+                    let result = Hello::decode(&hello)
+                        .map_err(|error| error.to_string())
+                        .and_then(|hello| self.come_up(&hello, segment));
+                    if let Err(reason) = result {
+                        self.refuse(reason);
+                    }
+                }
+                Ok(None) => self.refuse("it says something else than hello".to_owned()),
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(Errno::CONNRESET) => self.refuse(CLOSED_BY_PEER.to_owned()),
+                Err(error) => self.fail_connecting(error.into()),
+            }
+        }
+        if !self.is_up() {
+            return false;
+        }
+        let drained = self.socket.drain();
+        if hangup || drained == Drained::Closed {
+            self.hangup.store(true, Ordering::Release);
+        }
+        drained == Drained::More
+    }
+
+    /// The peer's hello and segment are here.
+    fn come_up(&self, hello: &Hello, segment: OwnedFd) -> Result<(), String> {
+        let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
+        let this = self.this.upgrade().ok_or("the connection was closed")?;
+        let peer = Arc::new(Segment::open(segment).map_err(|error| error.to_string())?);
+        if self.accepted {
+            self.greet(&shared).map_err(|error| error.to_string())?;
+        }
+        let own = self.outbox.lock().own.take().ok_or("the connection was closed")?;
+        let lane = Arc::new(Lane {
+            bell: Bell::new(own.clone(), peer.clone()),
+            peer: peer.clone(),
+            position: AtomicU64::new(0),
+        });
+        let known = self.events.lock().clone();
+        let events = match known {
+            Some(events) => events,
+            None => {
+                let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
+                let events = acceptor.accept(this.clone());
+                *self.events.lock() = Some(events.clone());
+                events
+            }
+        };
+        let link: Arc<dyn Link> = this;
+        let mut outbox = self.outbox.lock();
+        outbox.queue.limit_frame(hello.max_frame);
+        outbox.writer = Some(Writer { producer: Producer::new(own.clone(), peer.clone()), lane: lane.clone() });
+        drop(outbox);
+        *self.inbox.lock() = Inbox::Up {
+            consumer: Consumer::new(own, peer),
+            lane,
+            inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
+            rest: Vec::new(),
+            events: events.clone(),
+            room_shown: 0,
+            answers: 0,
+        };
+        if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // Closed meanwhile, perhaps before it was known whom to tell.
+            self.clear_inbox();
+            self.outbox.lock().writer = None;
+            let untold = self.events.lock().take();
+            if let Some(events) = untold {
+                events.on_lost(&LinkError::Lost("closed during the handshake".to_owned()));
+            }
+            return Ok(());
+        }
+        let limits = PeerLimits {
+            max_in_flight: hello.max_in_flight,
+            max_message: hello.max_message,
+            max_bytes: hello.max_bytes,
+        };
+        events.on_up(&link, limits);
+        self.flush();
+        Ok(())
+    }
+
+    fn fail_connecting(&self, error: io::Error) {
+        let source = Arc::new(error);
+        self.end(LinkError::Connect(ConnectError::Unreachable { address: self.peer.clone(), source }));
+    }
+
+    /// The attempt to connect has failed.
+    pub(super) fn give_up(&self, error: ConnectError) {
+        self.end(LinkError::Connect(error));
+    }
+
+    /// The peer's handshake was not acceptable.
+    fn refuse(&self, reason: String) {
+        self.end(LinkError::Connect(ConnectError::Handshake { address: self.peer.clone(), reason }));
+    }
+
+    /// The handshake or the connection attempt took too long.
+    pub(super) fn time_out(&self, after: Duration) {
+        self.end(LinkError::Connect(ConnectError::Timeout { address: self.peer.clone(), after }));
+    }
+
+    /// Ends the connection after it failed or was closed.
+    pub(super) fn fail(&self, reason: &str) {
+        if self.is_past_handshake() {
+            self.end(LinkError::Lost(reason.to_owned()));
+        } else {
+            self.refuse(reason.to_owned());
+        }
+    }
+
+    fn end(&self, error: LinkError) {
+        if self.phase.swap(phase::CLOSED, Ordering::AcqRel) == phase::CLOSED {
+            return;
+        }
+        let reason = match &error {
+            LinkError::Connect(error) => error.to_string(),
+            LinkError::Lost(reason) => reason.clone(),
+        };
+        let shared = self.shared.upgrade();
+        let worth_a_warning = match &error {
+            LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
+            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
+        };
+        if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
+            tracing::warn!(peer = %self.peer, reason, "connection closed");
+        } else {
+            tracing::debug!(peer = %self.peer, reason, "connection ended");
+        }
+        let mut outbox = self.outbox.lock();
+        outbox.queue.clear();
+        outbox.transfers.clear();
+        outbox.job = WriteJob::default();
+        outbox.own = None;
+        outbox.writer = None;
+        drop(outbox);
+        if let Some(shared) = &shared {
+            shared.remove(self);
+        }
+        self.socket.close();
+        let events = self.events.lock().take();
+        if let Some(events) = events {
+            events.on_lost(&error);
+        }
+    }
+
+    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
+    pub(super) fn clear_inbox(&self) {
+        *self.inbox.lock() = Inbox::Closed;
+    }
+}
+
+impl Link for Connection {
+    fn peer(&self) -> &Address {
+        &self.peer
+    }
+
+    fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.credentials.get().copied()
+    }
+
+    fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
+        let mut outbox = self.outbox.lock();
+        if !head.one_way {
+            self.requests.store(self.requests.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        if let Some(ringing) = outbox.send_request(call.0, head, &payload) {
+            drop(outbox);
+            return self.after_direct(ringing);
+        }
+        outbox.queue.request(call.0, head, payload);
+        self.queues.store(true, Ordering::Release);
+        drop(outbox);
+        self.schedule(flush);
+    }
+
+    fn respond(&self, call: CallId, payload: Buffer, flush: Flush) {
+        let mut outbox = self.outbox.lock();
+        if let Some(ringing) = outbox.send_response(call.0, &payload) {
+            drop(outbox);
+            return self.after_direct(ringing);
+        }
+        if self.is_closed() {
+            return;
+        }
+        outbox.queue.response(call.0, payload);
+        self.queues.store(true, Ordering::Release);
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
+        drop(outbox);
+        self.schedule(flush);
+    }
+
+    fn cancel(&self, call: CallId) {
+        if self.is_closed() {
+            return;
+        }
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !transfers.cancel(call.0, queue) {
+            queue.cancel(call.0);
+        }
+        drop(outbox);
+        self.schedule(Flush::Now);
+    }
+
+    fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        let mut outbox = self.outbox.lock();
+        if self.is_closed() {
+            // The link's end is the transfer's, and has been told or is about to be.
+            return Ok(());
+        }
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        transfers.begin(call.0, transfer, queue)?;
+        drop(outbox);
+        self.schedule(flush);
+        Ok(())
+    }
+
+    fn flush(&self) {
+        self.write_out();
+    }
+
+    fn queued(&self) -> usize {
+        // Without the lock on the way of every small call, behind which nothing waits.
+        if !self.queues.load(Ordering::Acquire) {
+            return 0;
+        }
+        let outbox = self.outbox.lock();
+        let [head, chunk] = outbox.job.slices();
+        outbox.queue.queued() + head.len() + chunk.len()
+    }
+
+    fn close(&self, reason: &str) {
+        self.fail(reason);
+    }
+}
+
+impl Lane {
+    /// What the peer has taken out of our ring so far.
+    fn read_by_peer(&self) -> u64 {
+        ring::read_by(self.peer.words())
+    }
+}

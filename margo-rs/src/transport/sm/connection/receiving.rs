@@ -1,0 +1,317 @@
+//! The reading half of a connection.
+
+use super::super::ring::{Broken, Consumer};
+use super::super::segment::Segment;
+use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::bulk::{TransferError, Withdrawn};
+use crate::transport::{CallId, Flush, LinkEvents};
+use crate::wire::{Event, Inbound, WireError};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What is read at most from one connection before others get their turn, in bytes.
+const READ_QUANTUM: usize = 2 * 1024 * 1024;
+/// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
+/// then must not keep what others could use.
+const PROGRESS_MIN: u64 = 256 * 1024;
+
+/// What a peer did wrong in which of its transfers.
+type WrongTransfer = (u64, &'static str);
+
+/// The peer broke the protocol of the frames.
+fn broken(error: WireError) -> String {
+    format!("{PROTOCOL_ERROR}: {error}")
+}
+
+/// The peer broke the rules of the ring.
+fn lied(Broken(what): Broken) -> String {
+    format!("{PROTOCOL_ERROR}: {what}")
+}
+
+/// Reads records into `into` as long as there are some that fit whole.
+fn read_whole_records(consumer: &mut Consumer<Arc<Segment>>, into: &mut [u8]) -> Result<usize, Broken> {
+    let mut read = 0;
+    while consumer.next_length()?.is_some_and(|length| length <= into.len() - read) {
+        // The length may have changed since: what is there now must fit as well.
+        read += consumer.read(&mut into[read..])?;
+    }
+    Ok(read)
+}
+
+impl Connection {
+    /// Reads and hands over what is there, up to [`READ_QUANTUM`].
+    fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
+        // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
+        outcome.unwrap_or_else(|_| {
+            tracing::error!(peer = %self.peer, "a callback panicked");
+            self.fail("internal error");
+            ReadOutcome::Drained
+        })
+    }
+
+    /// Goes on with whatever waited: writes if there is room, reads, wakes a peer that waits for what was read.
+    pub(in super::super) fn attend(&self, scratch: &mut [u8]) -> ReadOutcome {
+        if self.is_blocked() {
+            self.write_out();
+        }
+        if self.withdrawn.swap(false, Ordering::AcqRel) {
+            self.end_withdrawn();
+        }
+        self.read(scratch)
+    }
+
+    fn read_on(&self, scratch: &mut [u8]) -> ReadOutcome {
+        let mut inbox = self.inbox.lock();
+        let outcome = self.read_within(&mut inbox, scratch);
+        match &mut *inbox {
+            _ if self.is_closed() => *inbox = Inbox::Closed,
+            Inbox::Up { consumer, lane, room_shown, .. } => {
+                lane.position.store(consumer.head(), Ordering::Relaxed);
+                if *room_shown != consumer.head() && lane.bell.must_ring_for_room() {
+                    // Once for what was read so far: a peer that finds the ring still full would ask again and again.
+                    *room_shown = consumer.head();
+                    self.socket.ring();
+                }
+            }
+            Inbox::Greeting | Inbox::Closed => {}
+        }
+        drop(inbox);
+        outcome.unwrap_or_else(|reason| {
+            self.fail(&reason);
+            ReadOutcome::Drained
+        })
+    }
+
+    /// Fails with the reason why the connection is over.
+    fn read_within(&self, inbox: &mut Inbox, scratch: &mut [u8]) -> Result<ReadOutcome, String> {
+        let mut outcome = ReadOutcome::Nothing;
+        let mut taken = 0;
+        let Inbox::Up { consumer, inbound, rest, events, answers, .. } = inbox else { return Ok(outcome) };
+        loop {
+            if self.is_closed() {
+                return Ok(outcome);
+            }
+            if self.is_overfull() && self.pause_reading() {
+                return Ok(outcome);
+            }
+            // The order matters: what is found after the peer has gone is all that there will be.
+            let hangup = self.hangup.load(Ordering::Acquire);
+            let answers_before = *answers;
+            let count = self.read_messages(consumer, inbound, rest, &**events, answers, scratch)?;
+            if count == 0 {
+                return if hangup { Err(CLOSED_BY_PEER.to_owned()) } else { Ok(outcome) };
+            }
+            taken += count;
+            outcome = ReadOutcome::Drained;
+            self.read.store(self.read.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
+            self.note_mid_message(inbound.is_mid_message());
+            // Whoever waits for this answer should have it before anybody looks for what may come behind it.
+            let last_answer = *answers != answers_before && *answers >= self.requests.load(Ordering::Relaxed);
+            if taken >= READ_QUANTUM || last_answer {
+                return Ok(ReadOutcome::MoreToCome);
+            }
+        }
+    }
+
+    /// Returns how many bytes were read.
+    fn read_messages(
+        &self,
+        consumer: &mut Consumer<Arc<Segment>>,
+        inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
+        events: &dyn LinkEvents,
+        answers: &mut u64,
+        scratch: &mut [u8],
+    ) -> Result<usize, String> {
+        let wrong = Cell::new(None);
+        let count = self.read_frames(consumer, inbound, rest, events, answers, scratch, &wrong);
+        match wrong.get() {
+            Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
+            None => count,
+        }
+    }
+
+    /// Reads one record. What a peer did wrong in its bulk transfers is left in `wrong`.
+    #[allow(clippy::too_many_arguments)]
+    fn read_frames(
+        &self,
+        consumer: &mut Consumer<Arc<Segment>>,
+        inbound: &mut Inbound,
+        rest: &mut Vec<u8>,
+        events: &dyn LinkEvents,
+        answers: &mut u64,
+        scratch: &mut [u8],
+        wrong: &Cell<Option<WrongTransfer>>,
+    ) -> Result<usize, String> {
+        let mut sink = |event: Event<'_>| match event {
+            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
+            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
+            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
+            Event::Response(call, payload) => {
+                *answers += 1;
+                events.on_response(CallId(call), payload);
+            }
+            Event::ResponseRefused(call, refusal) => {
+                *answers += 1;
+                events.on_refused(CallId(call), refusal);
+            }
+            Event::Cancel(call) => {
+                self.outbox.lock().queue.abort_response(call);
+                events.on_cancel(CallId(call));
+            }
+            Event::GoAway => events.on_go_away(),
+            bulk => {
+                if let Err(error) = self.handle_bulk(bulk, events) {
+                    wrong.set(Some(error));
+                }
+            }
+        };
+        let go_on = || !self.is_overfull() && wrong.get().is_none();
+        if !rest.is_empty() {
+            let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
+            rest.drain(..count);
+            return Ok(count);
+        }
+        if let Some((window, at, missing)) = inbound.direct_data()
+            && consumer.next_length().map_err(lied)?.is_some_and(|length| length <= missing)
+        {
+            let read = window.write(at..at + missing as u64, |slices| match slices.first_mut() {
+                Some(slice) => read_whole_records(consumer, slice),
+                None => Ok(0),
+            });
+            match read {
+                // The next record does not fit into what the region has here in one piece: it goes through the scratch.
+                Ok(Ok(0)) => {}
+                Ok(count) => {
+                    let count = count.map_err(lied)?;
+                    inbound.data_done(count, &mut sink);
+                    return Ok(count);
+                }
+                Err(Withdrawn) => inbound.data_withdrawn(),
+            }
+        }
+        let received = consumer.read(scratch).map_err(lied)?;
+        let read = &scratch[..received];
+        let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
+        rest.extend_from_slice(&read[count..]);
+        Ok(received)
+    }
+
+    /// Takes notice of what arrived for bulk transfers.
+    fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut ended = None;
+        match event {
+            Event::Transfer(call, direction, head) => {
+                if transfers.handle_wish(call, queue).map_err(|what| (call, what))? {
+                    drop(outbox);
+                    let granted = events.grant(&head.key, direction, head.offset, head.length);
+                    outbox = self.outbox.lock();
+                    let Outbox { queue, transfers, .. } = &mut *outbox;
+                    transfers.serve(call, direction, granted, queue);
+                }
+            }
+            Event::DataBegins(direction, call, length, target) => {
+                *target = transfers.target(direction, call, length).map_err(|what| (call, what))?;
+                return Ok(());
+            }
+            Event::DataEnds(direction, call, length, in_place) => {
+                ended = transfers.handle_data(direction, call, length, in_place, queue).map(|outcome| (call, outcome));
+            }
+            Event::TransferEnd(call, code) => {
+                let outcome = transfers.handle_end(call, code, queue).map_err(|what| (call, what))?;
+                ended = outcome.map(|outcome| (call, outcome));
+            }
+            Event::PushReady(call) => transfers.handle_ready(call, queue),
+            Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
+            _ => return Ok(()),
+        }
+        let something_to_send = !outbox.queue.is_empty();
+        if outbox.queue.queued() > self.max_queued {
+            self.overfull.store(true, Ordering::Release);
+        }
+        drop(outbox);
+        if something_to_send {
+            self.schedule(Flush::Later);
+        }
+        if let Some((call, outcome)) = ended {
+            events.on_transferred(CallId(call), outcome);
+        }
+        Ok(())
+    }
+
+    /// Ends the pushes of ours whose region was taken back while they were being sent.
+    fn end_withdrawn(&self) {
+        let mut outbox = self.outbox.lock();
+        let Outbox { queue, transfers, .. } = &mut *outbox;
+        if !queue.has_withdrawn() {
+            return;
+        }
+        let mut withdrawn = queue.take_withdrawn();
+        withdrawn.retain(|call| transfers.cancel(*call, queue));
+        drop(outbox);
+        self.schedule(Flush::Later);
+        let events = self.events.lock().clone();
+        for call in withdrawn {
+            if let Some(events) = &events {
+                events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
+            }
+        }
+    }
+
+    /// Has the progress of a message that is not whole watched.
+    fn note_mid_message(&self, mid_message: bool) {
+        if mid_message != self.mid_message.load(Ordering::Relaxed) {
+            self.mid_message.store(mid_message, Ordering::Relaxed);
+        }
+        if mid_message
+            && !self.watched.swap(true, Ordering::AcqRel)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
+            shared.watch_progress(self.token);
+        }
+    }
+
+    /// Whether the progress of a message is being watched.
+    pub(in super::super) fn is_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
+    }
+
+    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
+    /// after the same time.
+    pub(in super::super) fn check_progress(&self) -> bool {
+        let read = self.read.load(Ordering::Relaxed);
+        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
+            self.watched.store(false, Ordering::Release);
+            return false;
+        }
+        let progress = read - self.seen.swap(read, Ordering::Relaxed);
+        if progress < PROGRESS_MIN && !self.outbox.lock().reading_paused {
+            self.fail(STALLED);
+            return false;
+        }
+        true
+    }
+
+    /// Whether reading has stopped because too many responses wait, or is to find out whether it must.
+    pub(in super::super) fn is_overfull(&self) -> bool {
+        self.overfull.load(Ordering::Acquire)
+    }
+
+    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
+    fn pause_reading(&self) -> bool {
+        // What is queued may be only what this very poll answered: try to get rid of it first.
+        self.write_out();
+        let mut outbox = self.outbox.lock();
+        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
+        // both would wait for each other.
+        outbox.reading_paused = outbox.queue.has_responses_beyond(self.max_queued);
+        self.overfull.store(outbox.reading_paused, Ordering::Release);
+        outbox.reading_paused
+    }
+}

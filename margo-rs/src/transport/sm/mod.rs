@@ -1,0 +1,717 @@
+//! `native+sm`: frames through shared memory, between processes of one node, also of different users.
+//!
+//! A link is two rings of bytes ([`ring`]), each in a segment that only its writer can write ([`segment`]), and a Unix
+//! socket beside them ([`socket`]) by which the two find each other ([`location`]), hand over the segments, wake each
+//! other, and learn of the other's end. What goes through the rings are the frames of [`wire`](crate::wire).
+//!
+//! Nobody makes a system call while both sides look: whoever polls looks at the counters of the links that are in use
+//! (the *active* ones). A side that goes to sleep says so in its bell, and is woken through the socket. Links that are
+//! not in use are not looked at: their bell stays armed.
+
+mod connection;
+mod location;
+mod memory;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
+mod segment;
+mod socket;
+
+use self::connection::{Connection, Lane, ReadOutcome};
+use self::location::Listener;
+use self::memory::fence;
+use self::ring::{Lookout, RECORD_MAX, Words};
+use super::poller::{HANGUP, Poller};
+use super::{Acceptor, Link, LinkEvents, Polled, Transport};
+use crate::address::Address;
+use crate::error::{ConnectError, ListenError};
+use crate::limits::{Limits, deadline_after};
+use crate::warnings::Warnings;
+use crate::wire::{Budget, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+pub(crate) use self::location::{PROTOCOL, resolve};
+
+/// The listener's token.
+const LISTENER: u64 = 1;
+/// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
+const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
+/// Connections accepted in one poll.
+const ACCEPTED_MAX: usize = 64;
+/// Pause after the process ran out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Pause before a server whose queue is full is asked again.
+const CONNECT_RETRY: Duration = Duration::from_millis(2);
+/// Looks at the active links in one poll in which nothing is found: about a microsecond, since a peer that is at work
+/// answers within that, and everything else costs more.
+const LOOKS: u32 = 128;
+/// While links are busy, the sockets are asked this rarely, in polls that found something...
+const EPOLL_EVERY: u32 = 256;
+/// ...of which one that found nothing counts as so many.
+const IDLE_WEIGHT: u32 = 16;
+/// Active links looked at between two looks for those that are no longer in use.
+const RETIRE_EVERY: u32 = 4096;
+/// So few active links are not worth looking for those that are no longer in use.
+const ACTIVE_KEPT: usize = 4;
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Watch {
+    /// The handshake must be over.
+    Handshake,
+    /// The server's queue may have room.
+    Connecting,
+    /// A message that has begun must have gone on.
+    Message,
+    /// The peer must have read something.
+    Reading,
+    /// Descriptors may be there again.
+    Accepting,
+}
+
+/// The transport.
+pub struct SmTransport {
+    shared: Arc<Shared>,
+}
+
+/// What connections share with their transport.
+struct Shared {
+    limits: Limits,
+    /// Of messages that are still arriving.
+    budget: Arc<Budget>,
+    instance: u64,
+    poller: Poller,
+    acceptor: OnceLock<Arc<dyn Acceptor>>,
+    listener: Option<Listener>,
+    accepting: AtomicBool,
+    /// Accepting waits for descriptors; a timer goes on with it.
+    accept_waits: AtomicBool,
+    /// Said so in the log.
+    out_of_descriptors: AtomicBool,
+    warnings: Warnings,
+    closed: AtomicBool,
+    accepted: AtomicUsize,
+    connections: Mutex<HashMap<u64, Arc<Connection>>>,
+    next_token: AtomicU64,
+    /// Something is in `ready` or `ended`.
+    attention: AtomicBool,
+    /// Tokens whose readiness was noticed and not yet handled.
+    ready: Mutex<Vec<u64>>,
+    /// Something is in `dirty`.
+    some_dirty: AtomicBool,
+    /// Connections with something to flush.
+    dirty: Mutex<Vec<Arc<Connection>>>,
+    /// Ended connections whose receive memory the polling thread should drop.
+    ended: Mutex<Vec<Arc<Connection>>>,
+    timers: Mutex<BinaryHeap<Reverse<(Instant, u64, Watch)>>>,
+    /// A thread is parked, or about to be: the bells must stay armed.
+    parked: AtomicBool,
+    polling: Mutex<Polling>,
+}
+
+/// What the polling thread uses.
+struct Polling {
+    scratch: Box<[u8]>,
+    active: Vec<Active>,
+    /// The bells of the active links are armed.
+    armed: bool,
+    /// See [`LOOKS`]; none where there is a single processor, which the peer needs.
+    looks: u32,
+    /// Links looked at since the last search for some that are no longer in use.
+    looked: u32,
+    /// Polls since epoll was asked.
+    since_epoll: u32,
+    /// Ask epoll this often, in polls.
+    epoll_every: u32,
+    ready: Vec<u64>,
+    dirty: Vec<Arc<Connection>>,
+}
+
+/// A link that is looked at in every poll.
+struct Active {
+    connection: Arc<Connection>,
+    lane: Arc<Lane>,
+    lookout: Lookout,
+    /// There was more than could be handled at a time.
+    more: bool,
+    /// Something came since the last search for links that are no longer in use.
+    used: bool,
+}
+
+impl SmTransport {
+    /// A transport that opens connections and accepts none.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn client(limits: Limits, instance: u64) -> Result<Self, ListenError> {
+        let address = Address::new(PROTOCOL, "");
+        Self::new(limits, instance, None).map_err(|source| ListenError::Io { address, source })
+    }
+
+    /// A transport that listens. Blocks for a moment if another server of the same user is just starting.
+    ///
+    /// # Errors
+    /// The name is malformed, taken, or another user's; or the directory of the sockets cannot be used.
+    pub fn listen(address: &Address, limits: Limits, instance: u64) -> Result<Self, ListenError> {
+        let listener = Listener::new(address)?;
+        Self::new(limits, instance, Some(listener))
+            .map_err(|source| ListenError::Io { address: address.clone(), source })
+    }
+
+    /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
+    pub fn set_acceptor(&self, acceptor: Arc<dyn Acceptor>) {
+        let _ = self.shared.acceptor.set(acceptor);
+    }
+
+    fn new(limits: Limits, instance: u64, listener: Option<Listener>) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        if let Some(listener) = &listener {
+            poller.watch_input(&listener.socket, LISTENER)?;
+        }
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let shared = Arc::new(Shared {
+            budget: Arc::new(Budget::new(limits.max_bytes_total)),
+            limits,
+            instance,
+            poller,
+            acceptor: OnceLock::new(),
+            accepting: AtomicBool::new(listener.is_some()),
+            accept_waits: AtomicBool::new(false),
+            out_of_descriptors: AtomicBool::new(false),
+            warnings: Warnings::new(Instant::now()),
+            closed: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
+            listener,
+            connections: Mutex::new(HashMap::new()),
+            next_token: AtomicU64::new(LISTENER + 1),
+            attention: AtomicBool::new(false),
+            some_dirty: AtomicBool::new(false),
+            ready: Mutex::new(Vec::new()),
+            dirty: Mutex::new(Vec::new()),
+            ended: Mutex::new(Vec::new()),
+            timers: Mutex::new(BinaryHeap::new()),
+            parked: AtomicBool::new(false),
+            polling: Mutex::new(Polling {
+                scratch: vec![0; RECORD_MAX].into_boxed_slice(),
+                active: Vec::new(),
+                armed: false,
+                looks: if processors > 1 { LOOKS } else { 1 },
+                looked: 0,
+                since_epoll: 0,
+                epoll_every: 1,
+                ready: Vec::new(),
+                dirty: Vec::new(),
+            }),
+        });
+        Ok(Self { shared })
+    }
+}
+
+impl Shared {
+    fn hello(&self) -> Hello {
+        Hello {
+            max_frame: FRAME_MAX,
+            max_in_flight: self.limits.max_in_flight,
+            max_message: self.limits.max_message,
+            max_bytes: self.limits.max_bytes,
+            instance: self.instance,
+        }
+    }
+
+    fn inbound_limits(&self) -> InboundLimits {
+        InboundLimits {
+            max_frame: FRAME_MAX,
+            max_message: self.limits.max_message,
+            max_bytes: self.limits.bytes_borne(),
+            max_messages: BEGUN_MAX,
+        }
+    }
+
+    fn list_ready(&self, token: u64) {
+        self.ready.lock().push(token);
+        self.attention.store(true, Ordering::SeqCst);
+    }
+
+    fn mark_ready(&self, token: u64) {
+        self.list_ready(token);
+        self.poller.wake();
+    }
+
+    /// Has a connection looked at that waits for room. Nobody need be woken for it unless somebody sleeps: whoever looks
+    /// at it before that finds it by itself.
+    fn attend(&self, token: u64) {
+        self.list_ready(token);
+        if self.parked.load(Ordering::SeqCst) {
+            self.poller.wake();
+        }
+    }
+
+    fn list_dirty(&self, connection: Arc<Connection>) {
+        self.dirty.lock().push(connection);
+        self.some_dirty.store(true, Ordering::Release);
+    }
+
+    fn add_timer(&self, after: Duration, token: u64, watch: Watch) {
+        self.timers.lock().push(Reverse((deadline_after(Instant::now(), after), token, watch)));
+        self.poller.wake();
+    }
+
+    /// Looks after a connection that is in the middle of a message.
+    fn watch_progress(&self, token: u64) {
+        self.add_timer(self.limits.stall_timeout, token, Watch::Message);
+    }
+
+    /// Looks after a connection whose ring is full.
+    fn watch_unread(&self, token: u64) {
+        self.add_timer(self.limits.unacknowledged_timeout, token, Watch::Reading);
+    }
+
+    fn new_token(&self) -> u64 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Watches the socket of a connection that has one.
+    fn watch(&self, connection: &Connection) -> io::Result<()> {
+        connection.socket.with(|socket| Ok(self.poller.watch_input(socket, connection.token)))?
+    }
+
+    fn remove(&self, connection: &Connection) {
+        // Fails for one that is closed, and so forgotten, already.
+        let _ = connection.socket.with(|socket| {
+            self.poller.forget(socket);
+            Ok(())
+        });
+        let removed = self.connections.lock().remove(&connection.token);
+        if let Some(connection) = removed {
+            self.ended.lock().push(connection);
+            // Nothing more comes from its socket that would wake whoever has to close it.
+            self.attention.store(true, Ordering::SeqCst);
+            self.poller.wake();
+        }
+    }
+
+    /// Tries to connect, and comes back to it if the server's queue is full.
+    fn connect_on(&self, connection: &Connection) {
+        match connection.try_connect(self) {
+            Ok(true) => {
+                if let Err(error) = self.watch(connection) {
+                    // One that was closed meanwhile has no socket to be watched, and nobody to tell.
+                    connection.give_up(ConnectError::Unreachable {
+                        address: connection.peer().clone(),
+                        source: Arc::new(error),
+                    });
+                }
+                self.mark_ready(connection.token);
+            }
+            Ok(false) => self.add_timer(CONNECT_RETRY, connection.token, Watch::Connecting),
+            Err(error) => connection.give_up(error),
+        }
+    }
+
+    /// Accepts what waits, a bounded number at a time.
+    fn accept(self: &Arc<Self>) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        for _ in 0..ACCEPTED_MAX {
+            if !self.accepting.load(Ordering::Acquire) {
+                return true;
+            }
+            match socket::accept(&listener.socket) {
+                Ok(socket) => {
+                    self.out_of_descriptors.store(false, Ordering::Release);
+                    if let Err(error) = self.take_in(socket)
+                        && self.warnings.allow(Instant::now())
+                    {
+                        tracing::warn!(%error, "connection not accepted");
+                    }
+                }
+                Err(Errno::AGAIN) => return true,
+                Err(error @ (Errno::MFILE | Errno::NFILE)) => {
+                    if !self.accept_waits.swap(true, Ordering::AcqRel) {
+                        self.add_timer(ACCEPT_RETRY, LISTENER, Watch::Accepting);
+                    }
+                    if !self.out_of_descriptors.swap(true, Ordering::AcqRel) {
+                        tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
+                    }
+                    return true;
+                }
+                // The peer gave up, or a signal came: the next one may be fine.
+                Err(_) => {}
+            }
+        }
+        self.list_ready(LISTENER);
+        true
+    }
+
+    fn take_in(self: &Arc<Self>, socket: rustix::fd::OwnedFd) -> io::Result<()> {
+        if self.accepted.load(Ordering::Relaxed) >= self.limits.max_connections {
+            return Err(io::Error::other("too many connections"));
+        }
+        let connection = Connection::accepted(self, self.new_token(), socket)?;
+        self.connections.lock().insert(connection.token, connection.clone());
+        if let Err(error) = self.watch(&connection) {
+            self.connections.lock().remove(&connection.token);
+            return Err(error);
+        }
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.add_timer(self.limits.handshake_timeout, connection.token, Watch::Handshake);
+        // Its hello may be here already, noticed by epoll or not.
+        self.list_ready(connection.token);
+        Ok(())
+    }
+
+    fn run_timers(self: &Arc<Self>) {
+        let now = Instant::now();
+        loop {
+            let due = self.timers.lock().peek().filter(|Reverse((when, ..))| *when <= now).is_some();
+            let Some(Reverse((_, token, watch))) = due.then(|| self.timers.lock().pop()).flatten() else { return };
+            if watch == Watch::Accepting {
+                self.accept_waits.store(false, Ordering::Release);
+                self.accept();
+                continue;
+            }
+            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
+            match watch {
+                Watch::Handshake if connection.is_past_handshake() => {}
+                Watch::Handshake => connection.time_out(if connection.was_accepted() {
+                    self.limits.handshake_timeout
+                } else {
+                    self.limits.connect_timeout
+                }),
+                Watch::Connecting if connection.is_connecting() => self.connect_on(&connection),
+                Watch::Message if connection.check_progress() => self.watch_progress(token),
+                Watch::Reading if connection.check_reading() => self.watch_unread(token),
+                _ => {}
+            }
+        }
+    }
+
+    fn flush_dirty(&self, polling: &mut Polling) -> bool {
+        if !self.some_dirty.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.some_dirty.store(false, Ordering::Release);
+        std::mem::swap(&mut *self.dirty.lock(), &mut polling.dirty);
+        let some = !polling.dirty.is_empty();
+        for connection in polling.dirty.drain(..) {
+            connection.flush_listed();
+        }
+        some
+    }
+
+    fn poll(self: &Arc<Self>, polling: &mut Polling) -> bool {
+        if polling.armed && !self.parked.load(Ordering::SeqCst) {
+            polling.disarm();
+        }
+        let mut progress = self.flush_dirty(polling);
+        let mut looks = polling.looks;
+        while !polling.active.is_empty() {
+            if polling.look() {
+                progress = true;
+                break;
+            }
+            looks -= 1;
+            let wanted = || self.attention.load(Ordering::Relaxed) || self.some_dirty.load(Ordering::Relaxed);
+            if looks == 0 || progress || wanted() {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        progress |= self.flush_dirty(polling);
+        polling.since_epoll += if progress { 1 } else { IDLE_WEIGHT };
+        if polling.since_epoll >= polling.epoll_every || self.attention.load(Ordering::Relaxed) {
+            self.attention.store(false, Ordering::SeqCst);
+            polling.since_epoll = 0;
+            progress |= self.poll_all(polling);
+            progress |= self.flush_dirty(polling);
+            if !self.ready.lock().is_empty() {
+                // Whoever polls may leave now; then the work goes on with the thread that is parked.
+                self.attention.store(true, Ordering::SeqCst);
+                self.poller.wake();
+            }
+        }
+        progress
+    }
+
+    /// Handles everything that epoll has noticed.
+    fn poll_all(self: &Arc<Self>, polling: &mut Polling) -> bool {
+        std::mem::swap(&mut *self.ready.lock(), &mut polling.ready);
+        let mut ready = std::mem::take(&mut polling.ready);
+        self.poller.take_ready(|token| ready.push(token));
+        let mut progress = false;
+        let mut others = false;
+        for token in ready.drain(..) {
+            let (token, hangup) = (token & !HANGUP, token & HANGUP != 0);
+            if token == LISTENER {
+                progress |= self.accept();
+                continue;
+            }
+            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
+            if connection.handle_ready(hangup) {
+                self.list_ready(token);
+            }
+            if !connection.is_up() {
+                continue;
+            }
+            let Some((at, is_new)) = self.activate(polling, &connection) else { continue };
+            others |= is_new;
+            progress |= polling.active[at].attend(&mut polling.scratch);
+        }
+        polling.ready = ready;
+        polling.epoll_every =
+            if others || polling.active.is_empty() { 1 } else { (polling.epoll_every * 2).min(EPOLL_EVERY) };
+        self.run_timers();
+        self.bury(polling);
+        progress
+    }
+
+    /// Has a link looked at in every poll from now on. Says where it is in the list, and whether it was not before.
+    fn activate(&self, polling: &mut Polling, connection: &Arc<Connection>) -> Option<(usize, bool)> {
+        let known = polling.active.iter().position(|active| active.connection.token == connection.token);
+        let is_new = known.is_none();
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let (connection, lane) = (connection.clone(), connection.lane()?);
+                let lookout = Lookout::default();
+                polling.active.push(Active { connection, lane, lookout, more: false, used: true });
+                polling.active.len() - 1
+            }
+        };
+        let active = &mut polling.active[at];
+        active.used = true;
+        if self.parked.load(Ordering::SeqCst) {
+            // The ring of the bell may have come to us instead of the thread that is parked: it needs another.
+            active.lane.bell.arm(connection.is_blocked());
+            fence(Ordering::SeqCst);
+            polling.armed = true;
+        } else if is_new {
+            active.lane.bell.disarm();
+        }
+        Some((at, is_new))
+    }
+
+    /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
+    /// owner may be inside of a callback that never ends, or waits for this very thread.
+    fn bury(&self, polling: &mut Polling) {
+        let ended = std::mem::take(&mut *self.ended.lock());
+        if ended.is_empty() {
+            return;
+        }
+        polling.active.retain(|active| !active.connection.is_closed());
+        for connection in ended {
+            connection.clear_inbox();
+            if connection.was_accepted() {
+                self.accepted.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn bury_if_idle(&self) {
+        if let Some(mut polling) = self.polling.try_lock() {
+            self.bury(&mut polling);
+        }
+    }
+}
+
+impl Polling {
+    /// Handles what is new on the active links.
+    fn look(&mut self) -> bool {
+        let mut progress = false;
+        for active in &mut self.active {
+            let blocked = active.connection.is_blocked();
+            if active.lookout.has_news(active.lane.peer.words(), blocked) || active.more {
+                progress |= active.attend(&mut self.scratch);
+            }
+        }
+        if self.active.len() > ACTIVE_KEPT {
+            self.looked += 1;
+            if self.looked >= RETIRE_EVERY {
+                self.looked = 0;
+                self.retire();
+            }
+        }
+        progress
+    }
+
+    /// Looks no longer at links on which nothing has come for a while.
+    fn retire(&mut self) {
+        for active in self.active.iter().filter(|active| !active.used) {
+            active.lane.bell.arm(false);
+        }
+        fence(Ordering::SeqCst);
+        self.active.retain_mut(|active| {
+            let stays = active.used || active.has_work();
+            if !stays {
+                return false;
+            }
+            if !active.used && !self.armed {
+                active.lane.bell.disarm();
+            }
+            active.used = false;
+            true
+        });
+    }
+
+    /// Has every peer ring from now on. `false` if something is there already.
+    fn arm(&mut self) -> bool {
+        self.armed = true;
+        for active in &self.active {
+            active.lane.bell.arm(active.connection.is_blocked());
+        }
+        fence(Ordering::SeqCst);
+        !self.active.iter().any(Active::has_work)
+    }
+
+    fn disarm(&mut self) {
+        self.armed = false;
+        for active in &self.active {
+            active.lane.bell.disarm();
+        }
+    }
+}
+
+impl Active {
+    /// Goes on with what there is. `true` if that was anything.
+    fn attend(&mut self, scratch: &mut [u8]) -> bool {
+        let outcome = self.connection.attend(scratch);
+        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_overfull());
+        self.more = outcome == ReadOutcome::MoreToCome;
+        self.used |= outcome != ReadOutcome::Nothing;
+        outcome != ReadOutcome::Nothing
+    }
+
+    fn has_work(&self) -> bool {
+        self.more
+            || self.lookout.has_record(self.lane.peer.words())
+            || self.lookout.has_changed_bell(self.lane.peer.words())
+            || self.connection.is_blocked() && self.connection.has_room()
+    }
+}
+
+impl Transport for SmTransport {
+    fn address(&self) -> Address {
+        match &self.shared.listener {
+            Some(listener) => listener.address.clone(),
+            None => Address::new(PROTOCOL, ""),
+        }
+    }
+
+    fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError> {
+        let shared = &self.shared;
+        let place = location::place(address)?;
+        let to = (location::path(&place), place.uid);
+        let connection = Connection::opening(shared, shared.new_token(), address.clone(), to, events);
+        let connected = connection.try_connect(shared)?;
+        shared.connections.lock().insert(connection.token, connection.clone());
+        if connected {
+            if let Err(source) = shared.watch(&connection) {
+                shared.connections.lock().remove(&connection.token);
+                return Err(ConnectError::Unreachable { address: address.clone(), source: Arc::new(source) });
+            }
+            // The answer may have come before it was watched.
+            shared.mark_ready(connection.token);
+        } else {
+            shared.add_timer(CONNECT_RETRY, connection.token, Watch::Connecting);
+        }
+        shared.add_timer(shared.limits.connect_timeout, connection.token, Watch::Handshake);
+        Ok(connection)
+    }
+
+    fn poll(&self) -> Polled {
+        let Some(mut polling) = self.shared.polling.try_lock() else { return Polled::Busy };
+        let progress = self.shared.poll(&mut polling);
+        drop(polling);
+        if self.shared.closed.load(Ordering::Relaxed) {
+            // It was closed from inside of a callback.
+            self.shared.bury_if_idle();
+        }
+        if progress { Polled::Progress } else { Polled::Idle }
+    }
+
+    fn park(&self, until: Option<Instant>) {
+        let shared = &self.shared;
+        // Somebody who polls right now may not know yet that the bells must be armed.
+        let Some(mut polling) = shared.polling.try_lock() else {
+            let soon = Instant::now() + Duration::from_millis(1);
+            shared.poller.wait(Some(until.map_or(soon, |until| until.min(soon))), |token| shared.list_ready(token));
+            return;
+        };
+        shared.parked.store(true, Ordering::SeqCst);
+        let may_sleep = polling.arm();
+        // Nobody asks epoll again for what it finds now: the next poll must look.
+        polling.epoll_every = 1;
+        drop(polling);
+        if may_sleep && !shared.attention.load(Ordering::SeqCst) {
+            shared.poller.wait(until, |token| shared.list_ready(token));
+        }
+        shared.parked.store(false, Ordering::SeqCst);
+    }
+
+    fn unpark(&self) {
+        self.shared.poller.wake();
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let mut timers = self.shared.timers.lock();
+        let connections = self.shared.connections.lock();
+        while let Some(Reverse((when, token, watch))) = timers.peek() {
+            let connection = connections.get(token);
+            let waits = match watch {
+                Watch::Accepting => true,
+                Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
+                Watch::Connecting => connection.is_some_and(|connection| connection.is_connecting()),
+                Watch::Message => connection.is_some_and(|connection| connection.is_watched()),
+                Watch::Reading => connection.is_some_and(|connection| connection.is_watched_for_reading()),
+            };
+            if waits {
+                return Some(*when);
+            }
+            timers.pop();
+        }
+        None
+    }
+
+    fn stop_accepting(&self) {
+        self.shared.accepting.store(false, Ordering::Release);
+        let Some(listener) = &self.shared.listener else { return };
+        // The name first: as long as the socket listens, nobody else takes it.
+        listener.remove();
+        self.shared.poller.forget(&listener.socket);
+        // Later connection attempts are refused by the kernel instead of waiting for nobody.
+        let _ = rustix::net::shutdown(&listener.socket, rustix::net::Shutdown::Both);
+        let open: Vec<_> = self.shared.connections.lock().values().cloned().collect();
+        for connection in open {
+            connection.go_away();
+        }
+    }
+
+    fn close(&self) {
+        self.stop_accepting();
+        let open: Vec<_> = self.shared.connections.lock().values().cloned().collect();
+        for connection in open {
+            connection.fail("the engine was shut down");
+        }
+        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.bury_if_idle();
+    }
+}
+
+impl Drop for SmTransport {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for SmTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SmTransport").field("address", &self.address()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,137 @@
+//! The ring on the heap. Its orders of memory have models of their own, in `tests/ring_model.rs`.
+
+use super::memory::{AtomicU64, CONTROL_WORDS, Ordering};
+use super::ring::*;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+#[derive(Debug)]
+struct Heap(Vec<AtomicU64>);
+
+impl Words for Heap {
+    fn words(&self) -> &[AtomicU64] {
+        &self.0
+    }
+}
+
+fn segment(ring: usize) -> Arc<Heap> {
+    Arc::new(Heap((0..CONTROL_WORDS + ring / WORD).map(|_| AtomicU64::new(0)).collect()))
+}
+
+/// Both ends of a ring, and its segments: the writer's and the reader's.
+type Ring = (Producer<Arc<Heap>>, Consumer<Arc<Heap>>, [Arc<Heap>; 2]);
+
+/// A ring of so many bytes.
+fn ring(bytes: usize) -> Ring {
+    let segments = [segment(bytes), segment(bytes)];
+    let [ours, theirs] = segments.clone();
+    (Producer::new(ours.clone(), theirs.clone()), Consumer::new(theirs, ours), segments)
+}
+
+fn read(consumer: &mut Consumer<Arc<Heap>>) -> Vec<u8> {
+    let mut bytes = vec![0; RECORD_MAX];
+    let count = consumer.read(&mut bytes).unwrap();
+    bytes.truncate(count);
+    bytes
+}
+
+#[test]
+fn a_record_lies_in_the_ring_as_documented() {
+    let (mut producer, mut consumer, [ours, theirs]) = ring(4096);
+    producer.put([b"12345678", b"abc"]);
+    let words: Vec<u64> = ours.0[CONTROL_WORDS..].iter().map(|word| word.load(Ordering::Relaxed)).take(9).collect();
+    assert_eq!(words[..3], [1 << 63 | 11, u64::from_le_bytes(*b"12345678"), u64::from_le_bytes(*b"abc\0\0\0\0\0")]);
+    assert_eq!(words[8], 0);
+    assert_eq!(read(&mut consumer), b"12345678abc");
+    assert_eq!(theirs.0[HEAD].load(Ordering::Relaxed), 64);
+}
+
+#[test]
+fn what_was_in_the_ring_before_is_no_record() {
+    let (mut producer, mut consumer, _) = ring(4096);
+    // Looks like the first word of a record wherever it lies.
+    let trap = (PRESENT | 1).to_le_bytes().repeat(300);
+    for _ in 0..50 {
+        assert_eq!(producer.write(&trap), Ok(trap.len()));
+        assert_eq!(read(&mut consumer), trap);
+        assert_eq!(consumer.read(&mut [0; RECORD_MAX]), Ok(0));
+        producer.put([&[1], &[]]);
+        assert_eq!(read(&mut consumer), [1]);
+        assert_eq!(consumer.read(&mut [0; RECORD_MAX]), Ok(0));
+    }
+}
+
+#[test]
+fn a_full_ring_takes_nothing_until_something_was_read() {
+    let (mut producer, mut consumer, _) = ring(4096);
+    let written = producer.write(&[5; 10_000]).unwrap();
+    assert_eq!((written, producer.room(1)), (4096 - LINE - WORD, Ok(0)));
+    assert_eq!(read(&mut consumer).len(), written);
+    assert_eq!(producer.room(1), Ok(1));
+}
+
+#[test]
+fn an_impossible_length_breaks_the_ring() {
+    for first in [1, PRESENT, PRESENT | RECORD_MAX as u64, PRESENT | u64::MAX, PRESENT | (4096 - 71), 1 << 62 | 5] {
+        let (_, mut consumer, [ours, _]) = ring(4096);
+        ours.0[CONTROL_WORDS].store(first, Ordering::Relaxed);
+        assert!(consumer.read(&mut [0; RECORD_MAX]).is_err(), "{first:x}");
+    }
+}
+
+#[test]
+fn a_reader_that_claims_too_much_breaks_the_ring() {
+    for head in [u64::MAX, 1 << 63, 64 + 128, 63, 1] {
+        let (mut producer, _, [_, theirs]) = ring(4096);
+        producer.put([&[1], &[]]);
+        theirs.0[HEAD].store(head, Ordering::Relaxed);
+        assert!(producer.room(4000).is_err(), "{head:x}");
+    }
+    // One that takes back what it has said only gets less.
+    let (mut producer, mut consumer, [_, theirs]) = ring(4096);
+    for _ in 0..10 {
+        producer.write(&[1; 1000]).unwrap();
+        read(&mut consumer);
+    }
+    theirs.0[HEAD].store(64, Ordering::Relaxed);
+    assert!(producer.room(4000).is_err());
+}
+
+proptest! {
+    #[test]
+    fn bytes_arrive_unchanged_whatever_their_lengths(lengths in prop::collection::vec(1usize..3000, 1..60)) {
+        let (mut producer, mut consumer, _) = ring(8192);
+        let mut expected = VecDeque::new();
+        let mut arrived = VecDeque::new();
+        for (number, length) in lengths.into_iter().enumerate() {
+            let bytes: Vec<u8> = (0..length).map(|at| (at * 7 + number) as u8).collect();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                rest = &rest[producer.write(rest).unwrap()..];
+                if !rest.is_empty() {
+                    arrived.extend(read(&mut consumer));
+                }
+            }
+            expected.extend(bytes);
+        }
+        while let more @ [_, ..] = &read(&mut consumer)[..] {
+            arrived.extend(more);
+        }
+        prop_assert!(arrived == expected);
+    }
+
+    /// Whatever a peer writes into its segment: an error or bytes, never a panic or a read beyond.
+    #[test]
+    fn no_words_of_a_peer_do_harm(words in prop::collection::vec((0usize..512, prop_oneof![any::<u64>(), (0u64..20_000).prop_map(|length| PRESENT | length)]), 0..200)) {
+        let (mut producer, mut consumer, [ours, theirs]) = ring(4096);
+        for (at, word) in words {
+            ours.0[CONTROL_WORDS + at].store(word, Ordering::Relaxed);
+            theirs.0[HEAD].store(word, Ordering::Relaxed);
+            let mut into = [0; RECORD_MAX];
+            if consumer.read(&mut into).is_err() || producer.write(&into[..at]).is_err() {
+                break;
+            }
+        }
+    }
+}

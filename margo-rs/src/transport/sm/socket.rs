@@ -1,0 +1,150 @@
+//! The Unix socket beside the shared memory: it carries the handshake, rings the bell, and breaks when a process dies.
+
+use super::super::PeerCredentials;
+use crate::wire::HELLO_LEN;
+use parking_lot::RwLock;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType,
+};
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::path::Path;
+
+/// Packets taken in at a time from one peer.
+const PACKETS_MAX: usize = 64;
+/// Length of the queue of connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+
+const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
+
+/// A socket that can be closed while others still hold on to its connection.
+#[derive(Debug, Default)]
+pub(super) struct Socket(RwLock<Option<OwnedFd>>);
+
+/// What came of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Drained {
+    /// Nothing is left.
+    Empty,
+    /// More may be there.
+    More,
+    /// The peer has closed it, or is gone.
+    Closed,
+}
+
+/// A first packet: its bytes and what came with them.
+pub(super) type Greeting = ([u8; HELLO_LEN], OwnedFd);
+
+/// Listens at a path that is free.
+pub(super) fn listen(path: &Path) -> Result<OwnedFd, Errno> {
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects, or fails with `AGAIN` where too many others wait for that.
+pub(super) fn connect(path: &Path) -> Result<OwnedFd, Errno> {
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
+    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Takes a connection that waits.
+pub(super) fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
+    net::accept_with(listener, FLAGS)
+}
+
+/// Who the kernel says connected, or listened, at the other end, and its process.
+pub(super) fn credentials(socket: impl AsFd) -> Result<(PeerCredentials, i32), Errno> {
+    let found = net::sockopt::socket_peercred(socket)?;
+    let credentials = PeerCredentials { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
+    Ok((credentials, found.pid.as_raw_nonzero().get()))
+}
+
+impl Socket {
+    /// Puts the socket in. Said once, before anything else is done.
+    pub(super) fn set(&self, socket: OwnedFd) {
+        *self.0.write() = Some(socket);
+    }
+
+    /// Uses the socket, unless it is closed. The use must not call back into the connection.
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&OwnedFd) -> Result<T, Errno>) -> Result<T, Errno> {
+        match &*self.0.read() {
+            Some(socket) => use_it(socket),
+            None => Err(Errno::NOTCONN),
+        }
+    }
+
+    /// Sends the first packet, and a segment with it.
+    pub(super) fn send_greeting(&self, hello: &[u8; HELLO_LEN], segment: &OwnedFd) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [segment.as_fd()];
+        control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = self.with(|socket| net::sendmsg(socket, &[IoSlice::new(hello)], &mut control, flags))?;
+        if sent == HELLO_LEN { Ok(()) } else { Err(Errno::MSGSIZE) }
+    }
+
+    /// Takes the peer's first packet: `None` if it is anything else than a hello and one descriptor.
+    pub(super) fn receive_greeting(&self) -> Result<Option<Greeting>, Errno> {
+        // One byte more than there must be shows a packet that is longer.
+        let mut bytes = [0; HELLO_LEN + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received =
+            self.with(|socket| net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags))?;
+        if received.bytes == 0 {
+            return Err(Errno::CONNRESET);
+        }
+        // What does not fit is closed by the kernel; what is not wanted, when it is dropped here.
+        let mut descriptors = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        let complete =
+            received.bytes == HELLO_LEN && !received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
+        let segment = descriptors.pop();
+        let (Some(hello), Some(segment), true) = (bytes.first_chunk(), segment, complete && descriptors.is_empty())
+        else {
+            return Ok(None);
+        };
+        Ok(Some((*hello, segment)))
+    }
+
+    /// Wakes the peer. Packets that wait already will do as well.
+    pub(super) fn ring(&self) {
+        // Fails if the peer has not looked at so many others yet, and if it is gone: neither needs this one.
+        let _ = self.with(|socket| net::send(socket, &[0], SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
+    }
+
+    /// Takes in what the bell left. What the packets hold is of no interest.
+    pub(super) fn drain(&self) -> Drained {
+        for _ in 0..PACKETS_MAX {
+            let received =
+                self.with(|socket| net::recv(socket, &mut [0; 1][..], RecvFlags::DONTWAIT).map(|(count, _)| count));
+            match received {
+                Ok(0) => return Drained::Closed,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Drained::Empty,
+                Err(_) => return Drained::Closed,
+            }
+        }
+        Drained::More
+    }
+
+    /// Tells the peer, and frees the descriptor.
+    pub(super) fn close(&self) {
+        if let Some(socket) = self.0.write().take() {
+            // Fails if the peer has done the same before.
+            let _ = net::shutdown(&socket, Shutdown::Both);
+        }
+    }
+}
