@@ -4,6 +4,11 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    // Our tests link what margo-rs links.
+    let mercury = std::env::var_os("DEP_MARGO_RS_LIBDIRS").unwrap_or_default();
+    for directory in std::env::split_paths(&mercury).filter(|directory| !directory.as_os_str().is_empty()) {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", directory.display());
+    }
     #[cfg(feature = "munge")]
     find_libmunge();
 }

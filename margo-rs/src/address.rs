@@ -81,8 +81,12 @@ impl FromStr for Address {
 /// The full name behind a bare alias, as Margo has them.
 fn full_name(protocol: &str) -> &str {
     match protocol {
+        "tcp" if mochi_sys::LINKED => "ofi+tcp",
         "tcp" => "native+tcp",
+        "sm" if mochi_sys::LINKED => "na+sm",
         "sm" => "native+sm",
+        "verbs" => "ofi+verbs;ofi_rxm",
+        "cxi" => "ofi+cxi",
         other => other,
     }
 }
@@ -119,10 +123,12 @@ mod tests {
 
     #[test]
     fn bare_names_become_the_full_protocol() {
+        let tcp = if mochi_sys::LINKED { "ofi+tcp" } else { "native+tcp" };
         let address: Address = "tcp".parse().unwrap();
-        assert_eq!((address.as_str(), address.location()), ("native+tcp", ""));
+        assert_eq!((address.as_str(), address.location()), (tcp, ""));
         let address: Address = "tcp://127.0.0.1:0".parse().unwrap();
-        assert_eq!(address.to_string(), "native+tcp://127.0.0.1:0");
+        assert_eq!(address.to_string(), format!("{tcp}://127.0.0.1:0"));
+        assert_eq!("cxi".parse::<Address>().unwrap().as_str(), "ofi+cxi");
     }
 
     #[test]

@@ -48,12 +48,10 @@ pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
 pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
-pub use engine::{
-    Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, protocol_help,
-};
+pub use engine::{Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait};
 pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
 pub use exec::Pool;
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};
-pub use transport::PeerCredentials;
+pub use transport::{PeerCredentials, protocol_help};

@@ -27,7 +27,7 @@ fn role() {
     };
     match role.split_once(' ') {
         None => {
-            let server = Engine::listen("tcp").wait().unwrap();
+            let server = Engine::listen("native+tcp").wait().unwrap();
             server.register(HANG, |_, ()| std::future::pending()).unwrap();
             say(server.address().as_str());
             server.wait().wait();
@@ -39,7 +39,7 @@ fn role() {
                 // The cable may be cut before the request is acknowledged.
                 limits.unacknowledged_timeout = 3 * keepalive;
             };
-            let client = Engine::builder("tcp").limits(impatient).connect().unwrap();
+            let client = Engine::builder("native+tcp").limits(impatient).connect().unwrap();
             let to = client.lookup(address).wait().unwrap();
             let call = to.call(HANG, &()).timeout(LONG).start();
             say("called");

@@ -45,7 +45,7 @@ impl Scene {
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        let server = Engine::builder("tcp://127.0.0.1")
+        let server = Engine::builder("native+tcp://127.0.0.1")
             .rpc_threads(2)
             .limits(|limits| {
                 limits.max_message = 1 << 20;
@@ -66,7 +66,7 @@ impl Scene {
                 drop(responder);
             })
             .unwrap();
-        let client = Engine::connect("tcp").unwrap();
+        let client = Engine::connect("native+tcp").unwrap();
         let honest = client.lookup(server.address()).wait().unwrap();
         let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (to, stop, count) = (honest.clone(), over.clone(), answered.clone());
@@ -748,10 +748,10 @@ fn a_lying_owner_costs_the_connection_and_gets_nothing_into_other_memory() {
             raw.read_to_close();
         }
     });
-    let server = Engine::listen("tcp://127.0.0.1").wait().unwrap();
+    let server = Engine::listen("native+tcp://127.0.0.1").wait().unwrap();
     let region = server.expose(vec![0; 1000], Permission::ReadOnly).unwrap();
     for _ in 0..count {
-        let client = Engine::connect("tcp").unwrap();
+        let client = Engine::connect("native+tcp").unwrap();
         let here = client.stage(vec![0x11; 3000]).unwrap();
         let to = client.lookup(&address).wait().unwrap();
         let error = to.pull(region.descriptor(), here.slice(1000..2000)).wait().unwrap_err();

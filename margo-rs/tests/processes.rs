@@ -34,8 +34,8 @@ fn eventually(what: impl Fn() -> bool) {
 }
 
 /// What servers listen on, by transport.
-const TCP: &str = "tcp://127.0.0.1";
-const SM: &str = "sm";
+const TCP: &str = "native+tcp://127.0.0.1";
+const SM: &str = "native+sm";
 
 /// Makes a test of each function for each transport.
 macro_rules! on_each_transport {

@@ -43,7 +43,7 @@ fn eventually(what: impl Fn() -> bool) {
 
 fn serve() -> Engine {
     let limits = |limits: &mut margo_rs::Limits| limits.max_message = 4 << 20;
-    let server = Engine::builder("sm").limits(limits).rpc_threads(2).listen().wait().unwrap();
+    let server = Engine::builder("native+sm").limits(limits).rpc_threads(2).listen().wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
     server.register(ECHO, |_, blob| async move { Ok(blob) }).unwrap();
     server
@@ -53,7 +53,7 @@ fn serve() -> Engine {
 }
 
 fn reach(server: &str) -> (Engine, Endpoint) {
-    let client = Engine::connect("sm").unwrap();
+    let client = Engine::connect("native+sm").unwrap();
     let to = client.lookup(server).wait().unwrap();
     (client, to)
 }
@@ -282,7 +282,7 @@ fn scribble(address: &str) -> String {
     let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").unwrap();
     let (mut writes, mut ends) = (0, 0);
     for round in 0..150 {
-        let client = Engine::connect("sm").unwrap();
+        let client = Engine::connect("native+sm").unwrap();
         let Ok(to) = client.lookup(address).wait() else { continue };
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
         let start = maps.lines().find(|line| line.contains("memfd:mochi-sm") && line.contains("rw-s"));
@@ -364,7 +364,7 @@ fn a_server_of_another_user_than_the_address_says_is_not_talked_to() {
     let server = serve();
     // Root's server under carol's name.
     std::fs::rename(path_of(server.address().as_str()), directory.join("popular")).unwrap();
-    let client = Engine::connect("sm").unwrap();
+    let client = Engine::connect("native+sm").unwrap();
     let error = client.lookup(format!("native+sm://{carol}/popular")).wait().unwrap_err();
     assert!(matches!(&error, ConnectError::Handshake { .. }), "{error:?}");
     assert!(error.to_string().contains("uid 0") && error.to_string().contains(&carol.to_string()), "{error}");
@@ -405,7 +405,7 @@ fn a_killed_server_leaves_a_socket_that_the_next_start_removes() {
     server.child.kill().unwrap();
     server.child.wait().unwrap();
     assert!(path.exists());
-    let client = Engine::connect("sm").unwrap();
+    let client = Engine::connect("native+sm").unwrap();
     assert!(matches!(client.lookup(&server.says).wait(), Err(ConnectError::Unreachable { .. })));
     let next = serve();
     assert!(!path.exists());

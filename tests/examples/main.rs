@@ -12,4 +12,4 @@ mod tokens;
 const STAGES: [&str; 3] = ["simple_auth", "mac", "mac_session"];
 
 /// Loopback only.
-const PROTOCOL: &str = "tcp://127.0.0.1";
+const PROTOCOL: &str = "native+tcp://127.0.0.1";

@@ -82,7 +82,8 @@ impl Programs {
 
     fn example(&self, name: &str, arguments: &[String], socket: Option<&Path>) -> Command {
         let mut command = Command::new(self.0.join("examples").join(name));
-        command.args(arguments);
+        // See tests/examples/process.rs.
+        command.args(arguments).env("IPATH_NO_BACKTRACE", "1");
         if let Some(socket) = socket {
             command.env(SOCKET_VARIABLE, socket);
         }

@@ -83,14 +83,14 @@ impl Stage {
     }
 
     pub(crate) fn listen(&self) -> Engine {
-        let options = Engine::builder("tcp://127.0.0.1").rpc_threads(2).default_timeout(LONG);
+        let options = Engine::builder("native+tcp://127.0.0.1").rpc_threads(2).default_timeout(LONG);
         let options = options.limits(|limits| limits.shutdown_grace = Duration::ZERO);
         self.track(options.listen().wait().expect("listening works"))
     }
 
     /// A client process, as it were.
     pub(crate) fn client(&self) -> Engine {
-        self.track(Engine::builder("tcp").default_timeout(LONG).connect().expect("a client starts"))
+        self.track(Engine::builder("native+tcp").default_timeout(LONG).connect().expect("a client starts"))
     }
 
     pub(crate) fn serve(&self, builder: AuthServerBuilder) -> Site {

@@ -29,7 +29,7 @@ enum Harm {
 /// Takes one connection to the server, and harms it. Gives the proxy's address and how many bytes went which way.
 fn proxy(server: SocketAddr, to_server: Harm, to_client: Harm) -> (String, Arc<[AtomicUsize; 2]>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("tcp://{}", listener.local_addr().expect("bound"));
+    let address = format!("native+tcp://{}", listener.local_addr().expect("bound"));
     let passed = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
     let counts = passed.clone();
     thread::spawn(move || {
@@ -65,7 +65,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, harm: Harm, passed: &AtomicUsize
 
 /// A session and a call through the proxy, if nothing fails.
 fn pay(address: &str, time: Duration) -> Option<String> {
-    let engine = Engine::builder("tcp").connect().expect("a client starts");
+    let engine = Engine::builder("native+tcp").connect().expect("a client starts");
     let outcome = (|| {
         let server = by_key(ALICE).handshake_timeout(time).open(&engine, address).wait().ok()?;
         server.call(PAY, &TEXT.to_owned()).timeout(time).wait().ok()

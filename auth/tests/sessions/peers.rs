@@ -7,12 +7,13 @@ use mochi_auth::{AuthServer, CallError, Connection, Identity, OpenError, Rule};
 use crate::support::*;
 
 fn serve_here() -> AuthServer {
-    let engine = Engine::builder("sm").rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works");
+    let engine =
+        Engine::builder("native+sm").rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works");
     serve_on(&engine, AuthServer::builder().peer_credentials().rule(Rule::anyone()))
 }
 
 fn client_here() -> Engine {
-    Engine::builder("sm").default_timeout(LONG).connect().expect("a client starts")
+    Engine::builder("native+sm").default_timeout(LONG).connect().expect("a client starts")
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_lost_connection_is_followed_by_a_session_on_the_new_one() {
 
 #[test]
 fn keys_work_over_shared_memory_too() {
-    let engine = Engine::builder("sm").rpc_threads(2).default_timeout(LONG).listen().wait().unwrap();
+    let engine = Engine::builder("native+sm").rpc_threads(2).default_timeout(LONG).listen().wait().unwrap();
     let auth = serve_on(&engine, builder());
     let engine = client_here();
     let server = by_key(BOB).open(&engine, auth.engine().address()).wait().unwrap();

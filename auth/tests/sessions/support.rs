@@ -34,7 +34,12 @@ pub(crate) fn builder() -> AuthServerBuilder {
 }
 
 pub(crate) fn listen() -> Engine {
-    Engine::builder("tcp://127.0.0.1").rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works")
+    Engine::builder("native+tcp://127.0.0.1")
+        .rpc_threads(2)
+        .default_timeout(LONG)
+        .listen()
+        .wait()
+        .expect("listening works")
 }
 
 pub(crate) fn serve(builder: AuthServerBuilder) -> AuthServer {
@@ -51,7 +56,7 @@ pub(crate) fn serve_on(engine: &Engine, builder: AuthServerBuilder) -> AuthServe
 
 /// A client process, as it were.
 pub(crate) fn client() -> Engine {
-    Engine::builder("tcp").default_timeout(LONG).connect().expect("a client starts")
+    Engine::builder("native+tcp").default_timeout(LONG).connect().expect("a client starts")
 }
 
 pub(crate) fn by_key(user: Identity) -> ConnectionBuilder {

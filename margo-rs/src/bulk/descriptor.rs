@@ -243,7 +243,7 @@ mod tests {
 
     fn descriptor() -> BulkDescriptor {
         let key = RegionKey { instance: 1, id: 2, secret: 3 };
-        BulkDescriptor::native(key, 0x1234, Permission::WriteOnly, Some("tcp://127.0.0.1:7".parse().unwrap()))
+        BulkDescriptor::native(key, 0x1234, Permission::WriteOnly, Some("native+tcp://127.0.0.1:7".parse().unwrap()))
     }
 
     #[test]

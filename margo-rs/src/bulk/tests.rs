@@ -3,7 +3,7 @@ use crate::{Engine, Wait};
 use std::time::Duration;
 
 fn engine() -> Engine {
-    Engine::listen("tcp://127.0.0.1").wait().unwrap()
+    Engine::listen("native+tcp://127.0.0.1").wait().unwrap()
 }
 
 /// A loop to itself needs no peer: what is checked here are regions, not transports.

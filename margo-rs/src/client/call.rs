@@ -92,6 +92,8 @@ pub struct RawCall {
     timeout: Duration,
     /// Set when the call is first tried to be sent.
     deadline: Option<Instant>,
+    /// The link that it last waited for.
+    waited_for: Option<Arc<LinkState>>,
     state: State,
 }
 
@@ -141,20 +143,28 @@ impl RawCall {
             Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, source }))),
         };
         let timeout = peer.core().limits.default_timeout;
-        Self { peer, rpc, one_way, timeout, deadline: None, state }
+        Self { peer, rpc, one_way, timeout, deadline: None, waited_for: None, state }
     }
 
     pub(crate) fn headed(peer: Arc<Peer>, rpc: RpcId, one_way: bool, mut request: Vec<u8>) -> Self {
         let header = request.first_chunk_mut::<REQUEST_HEADER>().expect("a request with room for its header");
         *header = current_rpc().as_u64().to_le_bytes();
         let timeout = peer.core().limits.default_timeout;
-        Self { peer, rpc, one_way, timeout, deadline: None, state: State::Unsent(Unsent::Request(request.into())) }
+        Self {
+            peer,
+            rpc,
+            one_way,
+            timeout,
+            deadline: None,
+            waited_for: None,
+            state: State::Unsent(Unsent::Request(request.into())),
+        }
     }
 
     /// A bulk transfer, which is a call to everything but the transport. Its outcome is empty.
     pub(crate) fn transfer(peer: Arc<Peer>, transfer: Transfer, timeout: Duration) -> Self {
         let state = State::Unsent(Unsent::Transfer(Box::new(transfer)));
-        Self { peer, rpc: NO_PARENT, one_way: false, timeout, deadline: None, state }
+        Self { peer, rpc: NO_PARENT, one_way: false, timeout, deadline: None, waited_for: None, state }
     }
 
     /// Sets how long the call may take, from when it is sent.
@@ -247,6 +257,12 @@ impl RawCall {
             }
             return Poll::Ready(Err(Box::new(CallError::DeadlineExceeded { after: self.timeout })));
         }
+        // The link that it waited for may have failed to come up. Another attempt is for the next call: this one would
+        // try until its deadline.
+        if let Some(error) = self.waited_for.take().and_then(|link| link.calls.connect_error()) {
+            self.state = State::Over;
+            return Poll::Ready(Err(error));
+        }
         let bytes = match unsent {
             Unsent::Request(payload) => payload.len() as u64,
             Unsent::Transfer(_) => 0,
@@ -257,7 +273,8 @@ impl RawCall {
         });
         let (link, id) = match begun {
             Ok((link, Begin::Id(id))) => (link, id),
-            Ok((_, Begin::Wait)) => {
+            Ok((link, Begin::Wait)) => {
+                self.waited_for = Some(link);
                 core.driver.watch_deadline(deadline);
                 return Poll::Pending;
             }

@@ -3,10 +3,10 @@
 use super::endpoint::Endpoint;
 use super::peer::Peer;
 use crate::address::Address;
-use crate::engine::{Core, check_protocol, run_blocking};
+use crate::engine::{Core, run_blocking};
 use crate::error::{CallError, ConnectError};
 use crate::limits::deadline_after;
-use crate::transport::{sm, tcp};
+use crate::transport;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -40,27 +40,28 @@ impl fmt::Debug for Lookup {
 }
 
 async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectError> {
-    check_protocol(&address)?;
-    if address.protocol() != core.own_address().protocol() {
-        let ours = core.own_address().protocol().to_owned();
+    transport::check_protocol(&address)?;
+    let ours = core.own_address();
+    if transport::in_words_of(ours, &address).is_none() {
+        let ours = ours.protocol().to_owned();
         return Err(ConnectError::OtherProtocol { address, ours });
     }
     if !core.is_running() {
         return Err(ConnectError::ShutDown);
     }
-    let address = if address.protocol() == sm::PROTOCOL { sm::resolve(&address)? } else { address };
-    if core.is_listening() && address == *core.own_address() {
+    let candidates = if transport::is_literal(&address) {
+        transport::resolve(&address)?
+    } else {
+        let unresolved = address.clone();
+        run_blocking(move || transport::resolve(&unresolved)).await?
+    };
+    if let [only] = &candidates[..]
+        && core.is_listening()
+        && transport::in_words_of(ours, only).as_ref() == Some(ours)
+    {
         let link = core.local();
         return Ok(Endpoint::new(Arc::new(Peer::given(core, link))));
     }
-    let candidates = if address.protocol() != tcp::PROTOCOL {
-        vec![address.clone()]
-    } else if tcp::is_literal(&address) {
-        tcp::resolve(&address)?
-    } else {
-        let unresolved = address.clone();
-        run_blocking(move || tcp::resolve(&unresolved)).await?
-    };
     let mut failure = None;
     for candidate in candidates {
         match connect(&core, &candidate).await {

@@ -245,6 +245,14 @@ impl CallTable {
         wake_all(woken);
     }
 
+    /// Why the link did not come up, if that is so.
+    pub(crate) fn connect_error(&self) -> Option<Box<CallError>> {
+        match &self.inner.lock().state {
+            State::Lost(error) if matches!(**error, CallError::Unreachable(_)) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
     /// Waits until the link is up or known not to come up.
     pub(crate) fn poll_up(&self, waker: &Waker, deadline: Instant) -> Poll<Result<(), Box<CallError>>> {
         let mut inner = self.inner.lock();

@@ -3,13 +3,11 @@
 use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
 use crate::bulk::Regions;
-use crate::error::{ListenError, UnsupportedProtocol};
+use crate::error::ListenError;
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
 use crate::server::{Registry, builtin};
-use crate::transport::sm::{self, SmTransport};
-use crate::transport::tcp::{self, TcpTransport};
-use crate::transport::{Acceptor, Transport};
+use crate::transport::{self, Acceptor, Transport};
 use crate::warnings::Warnings;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -103,9 +101,9 @@ impl Builder {
     /// See [`Engine::listen`]; also a pool that is named twice.
     pub async fn listen(self) -> Result<Engine, ListenError> {
         let address: Address = self.address.parse()?;
-        check_protocol(&address)?;
+        transport::check_protocol(&address)?;
         let default = self.default_pool();
-        if address.protocol() != tcp::PROTOCOL || tcp::is_literal(&address) || address.location().is_empty() {
+        if transport::is_literal(&address) || address.location().is_empty() {
             return self.start(address, true, default);
         }
         super::run_blocking(move || self.start(address, true, default)).await
@@ -117,7 +115,7 @@ impl Builder {
     /// See [`Engine::connect`]; also a pool that is named twice.
     pub fn connect(self) -> Result<Engine, ListenError> {
         let address: Address = self.address.parse()?;
-        check_protocol(&address)?;
+        transport::check_protocol(&address)?;
         let default = self.default_pool();
         self.start(address, false, default)
     }
@@ -139,10 +137,10 @@ impl Builder {
         let pools = Pools::new(default, named)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let instance = getrandom::u64().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        let (transport, set_acceptor) = open(&address, listening, &self.limits, instance)?;
+        let started = transport::start(&address, listening, &self.limits, instance)?;
         let (layer, accepting): (Layer, AcceptorLayer) =
             self.layers.unwrap_or_else(|| (Box::new(|transport| transport), Box::new(|acceptor| acceptor)));
-        let transport = layer(transport);
+        let transport = layer(started.transport);
         let serving = Arc::new(Serving::new(&self.limits));
         let core = Arc::new(Core {
             address: transport.address(),
@@ -161,7 +159,7 @@ impl Builder {
             sleepers: Sleepers::default(),
             regions: Regions::new(instance),
         });
-        set_acceptor(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
+        (started.set_acceptor)(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);
         let progressing = core.clone();
         thread::Builder::new()
@@ -171,33 +169,6 @@ impl Builder {
         tracing::debug!(address = %core.address, listening, "engine started");
         Ok(Engine { handle: Arc::new(Handle { core }) })
     }
-}
-
-/// What the engine's acceptor is handed to.
-type SetAcceptor = Box<dyn FnOnce(Arc<dyn Acceptor>)>;
-
-/// The transport of the address's protocol.
-fn open(
-    address: &Address,
-    listening: bool,
-    limits: &Limits,
-    instance: u64,
-) -> Result<(Arc<dyn Transport>, SetAcceptor), ListenError> {
-    let limits = limits.clone();
-    if address.protocol() == sm::PROTOCOL {
-        let transport = Arc::new(if listening {
-            SmTransport::listen(address, limits, instance)?
-        } else {
-            SmTransport::client(limits, instance)?
-        });
-        return Ok((transport.clone(), Box::new(move |acceptor| transport.set_acceptor(acceptor))));
-    }
-    let transport = Arc::new(if listening {
-        TcpTransport::listen(address, limits, instance)?
-    } else {
-        TcpTransport::client(limits, instance)?
-    });
-    Ok((transport.clone(), Box::new(move |acceptor| transport.set_acceptor(acceptor))))
 }
 
 impl Core {
@@ -237,49 +208,4 @@ fn check_limits(limits: &Limits) -> Result<(), ListenError> {
         }
     }
     Ok(())
-}
-
-/// # Errors
-/// The protocol is not part of this build.
-pub(crate) fn check_protocol(address: &Address) -> Result<(), UnsupportedProtocol> {
-    match protocol_help(address.protocol()) {
-        None => Ok(()),
-        Some(help) => Err(UnsupportedProtocol { protocol: address.protocol().to_owned(), help }),
-    }
-}
-
-/// Why a protocol cannot be used here and what to do, or `None` if it can.
-pub fn protocol_help(protocol: &str) -> Option<String> {
-    if protocol == tcp::PROTOCOL || protocol == sm::PROTOCOL {
-        return None;
-    }
-    Some(match protocol {
-        _ if is_mercury(protocol) => {
-            "it needs Mercury, which this version does not link yet; use tcp, which needs no C library".to_owned()
-        }
-        _ => "no transport has that name; use tcp, or a full name such as native+tcp".to_owned(),
-    })
-}
-
-/// Protocols that Mercury's plugins know.
-fn is_mercury(protocol: &str) -> bool {
-    let plugin = protocol.split('+').next().unwrap_or("");
-    let bare = protocol.split(';').next().unwrap_or("");
-    matches!(plugin, "ofi" | "ucx" | "na" | "bmi" | "mpi" | "psm" | "psm2")
-        || matches!(bare, "verbs" | "cxi" | "psm2" | "psm" | "opx" | "gni" | "shm" | "sockets")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn protocols_that_are_not_here_say_what_to_do() {
-        assert_eq!(protocol_help("native+tcp"), None);
-        for protocol in ["ofi+tcp", "ofi+verbs;ofi_rxm", "na+sm", "ucx+all", "cxi", "verbs"] {
-            assert!(protocol_help(protocol).unwrap().contains("Mercury"), "{protocol}");
-        }
-        assert_eq!(protocol_help("native+sm"), None);
-        assert!(protocol_help("http").unwrap().contains("no transport"));
-    }
 }

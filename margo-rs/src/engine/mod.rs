@@ -7,13 +7,12 @@ mod progress;
 mod timer;
 mod wait;
 
-pub use self::builder::{Builder, protocol_help};
+pub use self::builder::Builder;
 pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
 pub use self::timer::{Sleep, Timer};
 pub use self::wait::Wait;
 
-pub(crate) use self::builder::check_protocol;
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub use self::link::{REQUEST_HEADER, RESPONSE_HEADER};
 
@@ -377,7 +376,10 @@ impl Core {
         if !self.is_running() {
             return Err(RegisterError::ShutDown);
         }
-        self.registry.insert(registration)
+        let one_way = registration.response_disabled;
+        let id = self.registry.insert(registration)?;
+        self.transport.serve(id, one_way);
+        Ok(id)
     }
 
     /// The peer at an address that was resolved, shared by all who look it up.

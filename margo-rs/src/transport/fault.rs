@@ -42,6 +42,7 @@ use crate::buffer::{Buffer, Payload};
 use crate::bulk::{self, Direction, Memory, Permission, RegionKey, Segment, Transfer, TransferError, Window};
 use crate::engine::Builder;
 use crate::error::ConnectError;
+use crate::rpc::RpcId;
 use crate::wire::{Refusal, RequestHead};
 use parking_lot::Mutex;
 use std::cmp::Reverse;
@@ -381,6 +382,10 @@ impl Transport for FaultyTransport {
             Polled::Idle if released => Polled::Progress,
             polled => polled,
         }
+    }
+
+    fn serve(&self, rpc: RpcId, one_way: bool) {
+        self.inner.serve(rpc, one_way);
     }
 
     fn park(&self, until: Option<Instant>) {

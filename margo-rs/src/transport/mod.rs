@@ -6,19 +6,28 @@
 //!
 //! # Guarantees
 //!
-//! | | `native+tcp` | `native+sm` | calls to self |
-//! |---|---|---|---|
-//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | yes |
-//! | a request is delivered | at most once | at most once | at most once |
-//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes | yes |
-//! | a peer process that dies is noticed | at once | at once | |
-//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | it is our own | |
-//! | responses may be larger than requests | yes | yes | yes |
-//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same | the same |
-//! | user of the peer known | no | yes, by the kernel's word | yes, it is this process |
-//! | bulk transfers | yes | yes | yes |
-//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | two, one of them in the cache |
-//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | none |
+//! | | `native+tcp` | `native+sm` | Mercury | calls to self |
+//! |---|---|---|---|---|
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it | yes |
+//! | a request is delivered | at most once | at most once | at most once | at most once |
+//! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes | as the network does | yes |
+//! | nobody at an address | refused at once | refused at once | `na+sm` at once; else [`connect_timeout`](crate::Limits::connect_timeout) | |
+//! | a peer that ends is noticed | at once | at once | a peer of this crate at once; others by the next row | |
+//! | a peer process that dies is noticed | at once | at once | by a ping: within 1.6 times [`keepalive`](crate::Limits::keepalive) if it is of this crate, or else once a ping cannot be sent | |
+//! | a peer host that dies is noticed | within 1.6 times [`keepalive`](crate::Limits::keepalive) if nothing is being sent, else within [`unacknowledged_timeout`](crate::Limits::unacknowledged_timeout) | it is our own | as a process | |
+//! | cancelling reaches the server | yes | yes | if it is of this crate | yes |
+//! | a plain client that leaves is noticed | | | it is forgotten after 6 times [`keepalive`](crate::Limits::keepalive) without a request | |
+//! | responses may be larger than requests | yes | yes | yes | yes |
+//! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same | the same; what is larger is refused only after Mercury has fetched it | the same |
+//! | memory for what arrives is taken | as it arrives | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
+//! | user of the peer known | no | yes, by the kernel's word | no; `na+sm` is open to processes of the same user only | yes, it is this process |
+//! | bulk transfers | yes | yes | not yet: `Unsupported` | yes |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | | two, one of them in the cache |
+//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | the plugin's | none |
+//!
+//! A peer of this crate is told from others by Mercury with a hello (see `transport::mercury`). Two plain peers that call each
+//! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
+//! like the requests of the other. Engines of this crate avoid that among themselves.
 //!
 //! What every transport owes the engine:
 //! * For each request that [`Link::request`] took and that wants a response, exactly one of: one
@@ -47,18 +56,25 @@
 
 #[cfg(feature = "fault-injection")]
 pub mod fault;
+#[cfg(mercury)]
+pub mod mercury;
 pub mod sm;
 pub mod tcp;
 
+mod choose;
 mod loopback;
 mod poller;
 
+pub use choose::protocol_help;
+
+pub(crate) use choose::{check_protocol, in_words_of, is_literal, resolve, start};
 pub(crate) use loopback::LoopbackLink;
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{Direction, Memory, Permission, RegionKey, Segment, Transfer, TransferError, Window};
 use crate::error::ConnectError;
+use crate::rpc::RpcId;
 use crate::wire::{Refusal, RequestHead};
 use std::any::Any;
 use std::sync::Arc;
@@ -119,6 +135,10 @@ pub trait Transport: Send + Sync + 'static {
     /// # Errors
     /// The address is not one of this transport's, or the operating system refuses at once. No event follows then.
     fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError>;
+
+    /// Requests of this RPC are about to come in: for transports that must know their ids. `one_way`: nobody answers
+    /// them. One that is no longer served need not be forgotten.
+    fn serve(&self, _rpc: RpcId, _one_way: bool) {}
 
     /// Sends what waits and handles what arrived, once, without blocking. Any thread may call it; one at a time gets
     /// in.

@@ -287,8 +287,8 @@ fn a_descriptor_of_a_restarted_owner_is_stale(setup: Setup) {
     let old = region.descriptor().clone();
     server.shutdown().wait();
     drop(region);
-    let address = old.owner().unwrap().to_string();
-    let server = setup.server_at(&address);
+    let location = old.owner().unwrap().location();
+    let server = setup.server_at(&format!("{}://{location}", setup.protocol()));
     let Ok(server) = server.listen().wait() else {
         // Somebody else has taken the port.
         return;

@@ -112,10 +112,13 @@ fn a_deadline_holds_while_connecting(setup: Setup) {
     eventually(|| pair.client.load().links == 0);
     match pair.to.call(SUM, &(1, 1)).timeout(SHORT).wait() {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        // libfabric may notice that it is somebody else.
+        Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
     match in_tokio(pair.to.call(SUM, &(1, 1)).timeout(SHORT)) {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
     assert_idle(&pair.client);
@@ -143,6 +146,8 @@ fn each_call_has_its_own_deadline_while_it_waits(setup: Setup) {
     let client = setup.client().limits(|limits| limits.connect_timeout = SHORT * 3).connect().unwrap();
     match client.lookup(address).wait() {
         Err(margo_rs::ConnectError::Timeout { after, .. }) => assert_eq!(after, SHORT * 3),
+        // Mercury's shared memory knows which processes are there.
+        Err(margo_rs::ConnectError::Unreachable { .. }) if setup.address == NA_SM.address => {}
         other => panic!("{other:?}"),
     }
     pair.assert_healthy();

@@ -151,6 +151,10 @@ fn an_engine_over_its_total_says_so(setup: Setup) {
 
 /// Against a server that reads nothing, calls that time out leave their bytes in the queue; it must not grow for ever.
 fn a_caller_with_deadlines_does_not_pile_up_requests(setup: Setup) {
+    if setup.is_mercury() {
+        // Mercury gives up what was cancelled, and such a server needs our own protocol.
+        return;
+    }
     let stranger = Stranger::new(setup);
     let address = stranger.address.clone();
     let stuck = thread::spawn(move || stranger.greet_and_stop());

@@ -1,6 +1,7 @@
 //! Sockets that belong to no engine.
 
-use crate::support::{Setup, TCP6};
+use crate::support::{NA_SM, Setup, TCP6};
+use margo_rs::Wait;
 use margo_rs::wire::HELLO_LEN;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -28,43 +29,55 @@ pub(crate) struct Stranger {
 enum Listening {
     Tcp(TcpListener),
     Unix(OwnedFd, PathBuf),
+    /// Mercury's shared memory knows nobody but its own processes.
+    Nobody,
 }
 
 impl Stranger {
     /// At an address of its own.
     pub(crate) fn new(setup: Setup) -> Self {
         if setup.is_tcp() {
-            return Self::try_at(if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" }, true).unwrap();
+            return Self::try_at(if setup.address == TCP6.address { "[::1]:0" } else { "127.0.0.1:0" }, setup).unwrap();
+        }
+        if setup.address == NA_SM.address {
+            let engine = setup.serve();
+            let location = engine.address().location().to_owned();
+            engine.shutdown().wait();
+            return Self::try_at(&location, setup).unwrap();
         }
         static STRANGERS: AtomicU32 = AtomicU32::new(0);
         // The directory is made by the first server.
         let server = setup.serve();
         let uid = server.address().location().split('/').next().unwrap();
         let number = STRANGERS.fetch_add(1, Ordering::Relaxed);
-        Self::try_at(&format!("{uid}/stranger-{}-{number}", std::process::id()), false).unwrap()
+        Self::try_at(&format!("{uid}/stranger-{}-{number}", std::process::id()), setup).unwrap()
     }
 
     /// At the place of a server that has ended, as soon as that is free.
     pub(crate) fn taking_over(setup: Setup, location: &str) -> Self {
         loop {
-            if let Some(stranger) = Self::try_at(location, setup.is_tcp()) {
+            if let Some(stranger) = Self::try_at(location, setup) {
                 return stranger;
             }
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn try_at(location: &str, tcp: bool) -> Option<Self> {
-        if tcp {
+    fn try_at(location: &str, setup: Setup) -> Option<Self> {
+        if setup.is_tcp() {
             let listener = TcpListener::bind(location).ok()?;
-            let address = format!("native+tcp://{}", listener.local_addr().unwrap());
+            let address = format!("{}://{}", setup.protocol(), listener.local_addr().unwrap());
             return Some(Self { address, listener: Listening::Tcp(listener) });
+        }
+        let address = format!("{}://{location}", setup.protocol());
+        if setup.address == NA_SM.address {
+            return Some(Self { address, listener: Listening::Nobody });
         }
         let path = PathBuf::from(format!("/tmp/mochi-sm-{location}"));
         let listener = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
         net::bind(&listener, &SocketAddrUnix::new(&path).unwrap()).ok()?;
         net::listen(&listener, 16).unwrap();
-        Some(Self { address: format!("native+sm://{location}"), listener: Listening::Unix(listener, path) })
+        Some(Self { address, listener: Listening::Unix(listener, path) })
     }
 
     /// Takes one connection, says something and leaves.
@@ -78,6 +91,7 @@ impl Stranger {
                 let stream = net::accept(listener).unwrap();
                 let _ = net::send(&stream, greeting, SendFlags::NOSIGNAL);
             }
+            Listening::Nobody => unreachable!("nobody greets"),
         }
     }
 
@@ -105,6 +119,7 @@ impl Stranger {
                 net::sendmsg(&stream, &[IoSlice::new(&hello)], &mut control, SendFlags::empty()).unwrap();
                 Box::new(stream)
             }
+            Listening::Nobody => unreachable!("nobody greets"),
         }
     }
 }

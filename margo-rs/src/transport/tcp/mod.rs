@@ -178,6 +178,16 @@ pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
     Ok(found)
 }
 
+/// Where a server of this address is to listen. Blocks while it resolves a host name.
+///
+/// # Errors
+/// The address names no interface or host.
+#[cfg(mercury)]
+pub(crate) fn listen_at(address: &Address) -> Result<SocketAddr, ListenError> {
+    let at = location::listen_at(address)?;
+    Ok(SocketAddr::new(at.printed, at.bind.port()))
+}
+
 fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     let socket = net::socket_with(family(&at), SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     // A restarted server gets its port back at once.

@@ -1,0 +1,491 @@
+//! Mercury: the transports of HPC fabrics, and the way to and from C and C++ Mochi services.
+//!
+//! What goes over the wire is what Margo sends: an RPC id, the parent's id before the input, a status before the output.
+//! Engines of this crate find out that the other one is, too, and then use an [`envelope`] that gives them
+//! what Mercury alone does not: cancelling, an end that both sides notice, deadlines that the server knows.
+
+mod envelope;
+#[allow(unsafe_code)]
+mod fabric;
+mod link;
+mod location;
+
+use self::envelope::{Answer, HELLO, Head, Hello, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
+use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
+use self::link::MercuryLink;
+use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Transport};
+use crate::address::Address;
+use crate::error::{ConnectError, ListenError, Status};
+use crate::limits::Limits;
+use crate::rpc::RpcId;
+use crate::warnings::Warnings;
+use parking_lot::{Mutex, RwLock};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::Timespec;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub(crate) use self::location::{is_literal, resolve};
+
+/// How long the end waits for what is still being sent or given up.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Longest wait where a plugin has no descriptor to wait for.
+const BLIND_WAIT: Duration = Duration::from_millis(1);
+/// Longest wait elsewhere. Not everything that a plugin has to do shows at its descriptor: libfabric's connections are
+/// made inside of its progress. Margo looks as often.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+
+thread_local! {
+    /// The transport that this thread is inside of (its address), or 0.
+    static INSIDE: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The transport.
+pub struct MercuryTransport {
+    shared: Arc<Shared>,
+}
+
+/// What links share with their transport.
+struct Shared {
+    this: Weak<Shared>,
+    limits: Limits,
+    address: Address,
+    listening: bool,
+    /// `None` once closed.
+    fabric: RwLock<Option<Arc<Fabric>>>,
+    acceptor: OnceLock<Arc<dyn Acceptor>>,
+    accepting: AtomicBool,
+    closed: AtomicBool,
+    wake: OwnedFd,
+    polling: Mutex<()>,
+    links: Mutex<HashMap<u64, Arc<MercuryLink>>>,
+    /// Links of plain peers that sent requests, by where they come from.
+    guests: Mutex<HashMap<String, Arc<MercuryLink>>>,
+    /// Ended links on which answers may still come in.
+    left_behind: Mutex<Vec<Weak<MercuryLink>>>,
+    accepted: AtomicUsize,
+    /// Calls that could not be sent; their callers are told inside of `poll`.
+    deferred: Mutex<Vec<(Arc<MercuryLink>, CallId, Code)>>,
+    epoch: Instant,
+    /// When links must be looked at, in milliseconds after `epoch`.
+    next_check: AtomicU64,
+    connect_ms: u64,
+    keepalive_ms: u64,
+    warnings: Warnings,
+}
+
+impl MercuryTransport {
+    /// A transport that makes calls. With an address on this host's loopback it keeps to that, and otherwise uses the
+    /// interface that the plugin chooses.
+    ///
+    /// # Errors
+    /// Mercury does not start.
+    pub fn client(address: &Address, limits: Limits) -> Result<Self, ListenError> {
+        let name = location::client_name(address);
+        Self::start(&name, address, limits, false)
+    }
+
+    /// A transport that listens. Blocks while a host name is resolved.
+    ///
+    /// # Errors
+    /// The port is taken, or Mercury does not start; its own log says more.
+    pub fn listen(address: &Address, limits: Limits) -> Result<Self, ListenError> {
+        let name = location::listen_name(address)?;
+        Self::start(&name, address, limits, true)
+    }
+
+    /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
+    pub fn set_acceptor(&self, acceptor: Arc<dyn Acceptor>) {
+        let _ = self.shared.acceptor.set(acceptor);
+    }
+
+    fn start(name: &str, address: &Address, limits: Limits, listening: bool) -> Result<Self, ListenError> {
+        let refused = || ListenError::Location { address: address.clone(), reason: location::why_not(address) };
+        let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
+        location::check_release(address)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
+        let name = fabric::c_name(name).ok_or_else(refused)?;
+        let fabric = Fabric::start(&name).ok_or_else(refused)?;
+        let mercury = |code| failed(io::Error::other(explain(code)));
+        let printed = if listening {
+            let text = fabric.address().map_err(mercury)?;
+            text.parse::<Address>()?
+        } else {
+            Address::new(address.protocol(), "")
+        };
+        let ms = |time: Duration| time.as_millis().clamp(1, u64::MAX as u128 / 16) as u64;
+        let shared = Arc::new_cyclic(|this: &Weak<Shared>| Shared {
+            this: this.clone(),
+            address: printed,
+            listening,
+            fabric: RwLock::new(Some(fabric.clone())),
+            acceptor: OnceLock::new(),
+            accepting: AtomicBool::new(listening),
+            closed: AtomicBool::new(false),
+            wake,
+            polling: Mutex::new(()),
+            links: Mutex::new(HashMap::new()),
+            guests: Mutex::new(HashMap::new()),
+            left_behind: Mutex::new(Vec::new()),
+            accepted: AtomicUsize::new(0),
+            deferred: Mutex::new(Vec::new()),
+            epoch: Instant::now(),
+            next_check: AtomicU64::new(u64::MAX),
+            connect_ms: ms(limits.connect_timeout),
+            keepalive_ms: ms(limits.keepalive),
+            limits,
+            warnings: Warnings::new(Instant::now()),
+        });
+        fabric.set_receiver(shared.this.clone());
+        for (id, one_way) in [(HELLO, false), (TUNNEL, false), (TUNNEL_ONE_WAY, true)] {
+            fabric.register(id.as_u64(), one_way).map_err(mercury)?;
+        }
+        Ok(Self { shared })
+    }
+}
+
+impl Shared {
+    fn fabric(&self) -> Option<Arc<Fabric>> {
+        self.fabric.read().clone()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn limits_stated(&self) -> PeerLimits {
+        PeerLimits {
+            max_in_flight: self.limits.max_in_flight,
+            max_message: self.limits.max_message,
+            max_bytes: self.limits.max_bytes,
+        }
+    }
+
+    fn key(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    fn wake(&self) {
+        // Only a counter that is full refuses, and then the waiter wakes anyway.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    /// Makes sure that links are looked at by then.
+    fn check_at(&self, due: u64) {
+        if self.next_check.fetch_min(due, Ordering::AcqRel) > due {
+            self.wake();
+        }
+    }
+
+    fn defer(&self, link: Arc<MercuryLink>, call: CallId, code: Code) {
+        self.deferred.lock().push((link, call, code));
+        self.wake();
+    }
+
+    fn leave_behind(&self, link: Weak<MercuryLink>) {
+        let mut left = self.left_behind.lock();
+        left.retain(|link| link.strong_count() > 0);
+        left.push(link);
+    }
+
+    fn add(&self, link: &Arc<MercuryLink>) {
+        self.links.lock().insert(link.id(), link.clone());
+        self.check_at(link.due(self));
+    }
+
+    fn remove(&self, link: &MercuryLink) {
+        let link_removed = self.links.lock().remove(&link.id());
+        if link.is_accepted() && link_removed.is_some() {
+            self.accepted.fetch_sub(1, Ordering::Relaxed);
+        }
+        if link.is_guest() {
+            let removed = self.guests.lock().remove(link.peer().as_str());
+            drop(removed);
+        }
+        drop(link_removed);
+    }
+
+    /// Counts a link of a peer's in, unless there are too many.
+    fn admit(&self) -> bool {
+        if self.accepted.fetch_add(1, Ordering::Relaxed) < self.limits.max_connections {
+            return true;
+        }
+        self.accepted.fetch_sub(1, Ordering::Relaxed);
+        if self.warnings.allow(Instant::now()) {
+            tracing::warn!(max = self.limits.max_connections, "too many peers: one was refused");
+        }
+        false
+    }
+
+    fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire) && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// A peer of this crate opens a link, or wants to know whether it stands.
+    fn on_hello(self: &Arc<Self>, request: &Arc<Incoming>, hello: Hello) {
+        let known = self.links.lock().get(&hello.link).cloned();
+        let welcome = match (hello.purpose, known) {
+            (Purpose::Ping, Some(_)) => Welcome::Up(self.limits_stated()),
+            (Purpose::Open, None) if self.is_accepting() && self.accept(request, hello) => {
+                Welcome::Up(self.limits_stated())
+            }
+            _ => Welcome::Refused,
+        };
+        if let Err(code) = request.respond(&welcome.encode(), &[]) {
+            tracing::debug!(reason = explain(code), "a hello cannot be answered");
+        }
+    }
+
+    fn accept(self: &Arc<Self>, request: &Arc<Incoming>, hello: Hello) -> bool {
+        let (Some(acceptor), Ok(addr), Some(peer)) = (self.acceptor.get(), request.origin(), origin_address(request))
+        else {
+            return false;
+        };
+        if !self.admit() {
+            return false;
+        }
+        let link = MercuryLink::accepted(self, peer, addr, hello.link);
+        self.add(&link);
+        let events = acceptor.accept(link.clone());
+        link.come_up(events, hello.limits);
+        true
+    }
+
+    /// The link of a plain peer.
+    fn guest(self: &Arc<Self>, request: &Arc<Incoming>) -> Option<Arc<MercuryLink>> {
+        let peer = origin_address(request)?;
+        if let Some(link) = self.guests.lock().get(peer.as_str()) {
+            return Some(link.clone());
+        }
+        let acceptor = self.acceptor.get().filter(|_| self.listening && !self.closed.load(Ordering::Acquire))?;
+        let (addr, id) = (request.origin().ok()?, getrandom::u64().ok()?);
+        if !self.admit() {
+            return None;
+        }
+        let link = MercuryLink::guest(self, peer, addr, id);
+        self.guests.lock().insert(link.peer().as_str().to_owned(), link.clone());
+        self.add(&link);
+        let events = acceptor.accept(link.clone());
+        link.come_up(events, self.limits_stated());
+        Some(link)
+    }
+
+    /// Looks after links whose time has come.
+    fn run_timers(&self) {
+        let now = self.now_ms();
+        if now < self.next_check.load(Ordering::Acquire) {
+            return;
+        }
+        // From here on, links state their times anew.
+        self.next_check.store(u64::MAX, Ordering::Release);
+        let links: Vec<_> = self.links.lock().values().cloned().collect();
+        for link in &links {
+            link.on_time(self, now);
+        }
+        let next = links.iter().map(|link| link.due(self)).min().unwrap_or(u64::MAX);
+        self.next_check.fetch_min(next, Ordering::AcqRel);
+    }
+
+    fn poll(&self, fabric: &Fabric) -> bool {
+        if let Err(code) = fabric.progress()
+            && self.warnings.allow(Instant::now())
+        {
+            tracing::warn!(reason = explain(code), "Mercury makes no progress");
+        }
+        let triggered = fabric.trigger();
+        let deferred = std::mem::take(&mut *self.deferred.lock());
+        let some = triggered > 0 || !deferred.is_empty();
+        for (link, call, code) in deferred {
+            link.fail_call(call, code);
+        }
+        self.run_timers();
+        some
+    }
+
+    /// One poll, if no other thread is inside. `None` if one is, or if all is over.
+    fn poll_once(&self) -> Option<bool> {
+        struct Restore(usize);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                INSIDE.set(self.0);
+            }
+        }
+        let fabric = self.fabric()?;
+        let _polling = self.polling.try_lock()?;
+        let _restore = Restore(INSIDE.replace(self.key()));
+        Some(self.poll(&fabric))
+    }
+
+    /// Ends Mercury, unless this thread is inside of it: then whoever polls does it on the way out.
+    fn tear_down(&self) {
+        if INSIDE.get() == self.key() {
+            return;
+        }
+        let Some(fabric) = self.fabric.write().take() else { return };
+        self.wake();
+        let until = Instant::now() + DRAIN;
+        while Arc::strong_count(&fabric) > 1 {
+            if Instant::now() >= until {
+                tracing::warn!("Mercury still holds what it was asked to give up; it is left behind");
+                break;
+            }
+            if let Some(_polling) = self.polling.try_lock() {
+                let _ = fabric.progress();
+                fabric.trigger();
+            }
+            thread::yield_now();
+        }
+        drop(fabric);
+    }
+}
+
+impl Receiver for Shared {
+    fn on_request(&self, request: &Arc<Incoming>) {
+        let Some(this) = self.this.upgrade() else { return };
+        let id = RpcId::from_raw(request.id());
+        if id == TUNNEL || id == TUNNEL_ONE_WAY {
+            let head = request.read(|payload| Head::decode(payload.bytes()));
+            let link = match head {
+                Ok(Some(head)) => this.links.lock().get(&head.link).cloned().map(|link| (link, head)),
+                _ => None,
+            };
+            match link {
+                Some((link, head)) => link.on_enveloped(request, head),
+                None if id == TUNNEL => drop(request.respond(&Answer::Gone.encode(), &[])),
+                None => {}
+            }
+            return;
+        }
+        if id == HELLO
+            && let Ok(Some(hello)) = request.read(|payload| Hello::decode(payload.bytes()))
+        {
+            return this.on_hello(request, hello);
+        }
+        match this.guest(request) {
+            Some(link) => link.on_plain_request(request, id),
+            None if request.is_one_way() => {}
+            None => drop(request.respond(&Status::PERMISSION.0.to_le_bytes(), &[])),
+        }
+    }
+}
+
+/// Where a request came from, if Mercury's words for it are an address.
+fn origin_address(request: &Incoming) -> Option<Address> {
+    request.peer().ok()?.parse().ok()
+}
+
+impl Transport for MercuryTransport {
+    fn address(&self) -> Address {
+        self.shared.address.clone()
+    }
+
+    fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError> {
+        let unreachable =
+            |error: io::Error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error) };
+        let mercury = |code| unreachable(io::Error::other(explain(code)));
+        let fabric = self.shared.fabric().ok_or(ConnectError::ShutDown)?;
+        let name = fabric::c_name(address.as_str()).ok_or_else(|| unreachable(io::ErrorKind::InvalidInput.into()))?;
+        let addr = fabric.lookup(&name).map_err(mercury)?;
+        let id = getrandom::u64().map_err(|error| unreachable(io::Error::other(error.to_string())))?;
+        let link = MercuryLink::dialed(&self.shared, address.clone(), addr, id, events);
+        self.shared.add(&link);
+        if let Err(code) = link.greet() {
+            link.abandon();
+            return Err(mercury(code));
+        }
+        Ok(link)
+    }
+
+    fn serve(&self, rpc: RpcId, one_way: bool) {
+        if let Some(fabric) = self.shared.fabric()
+            && let Err(code) = fabric.register(rpc.as_u64(), one_way)
+        {
+            tracing::error!(%rpc, reason = explain(code), "Mercury does not take an RPC: callers will not find it");
+        }
+    }
+
+    fn poll(&self) -> Polled {
+        let polled = match self.shared.poll_once() {
+            None => Polled::Busy,
+            Some(true) => Polled::Progress,
+            Some(false) => Polled::Idle,
+        };
+        if self.shared.closed.load(Ordering::Acquire) {
+            // It may have been closed from inside of a callback.
+            self.shared.tear_down();
+        }
+        polled
+    }
+
+    fn park(&self, until: Option<Instant>) {
+        let fabric = self.shared.fabric();
+        if !self.shared.deferred.lock().is_empty() || fabric.as_ref().is_some_and(|fabric| fabric.is_ready()) {
+            return;
+        }
+        let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
+        let mut descriptors = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
+        if let Some(fabric) = &fabric {
+            match fabric.descriptor() {
+                Some(descriptor) => descriptors.push(PollFd::from_borrowed_fd(descriptor, PollFlags::IN)),
+                None => wait = wait.min(BLIND_WAIT),
+            }
+        }
+        let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        // A signal ends the wait early, as any event does.
+        let _ = poll(&mut descriptors, Some(&wait));
+        let _ = rustix::io::read(&self.shared.wake, &mut [0u8; 8]);
+    }
+
+    fn unpark(&self) {
+        self.shared.wake();
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        match self.shared.next_check.load(Ordering::Acquire) {
+            u64::MAX => None,
+            due => self.shared.epoch.checked_add(Duration::from_millis(due)),
+        }
+    }
+
+    fn stop_accepting(&self) {
+        self.shared.accepting.store(false, Ordering::Release);
+        let links: Vec<_> = self.shared.links.lock().values().cloned().collect();
+        for link in links {
+            link.go_away();
+        }
+    }
+
+    fn close(&self) {
+        self.shared.accepting.store(false, Ordering::Release);
+        self.shared.closed.store(true, Ordering::SeqCst);
+        let links: Vec<_> = self.shared.links.lock().values().cloned().collect();
+        for link in links {
+            link.close("the engine was shut down");
+        }
+        // Whoever has not answered by now need not.
+        let left = std::mem::take(&mut *self.shared.left_behind.lock());
+        for link in left.iter().filter_map(Weak::upgrade) {
+            link.give_up();
+        }
+        self.shared.tear_down();
+    }
+}
+
+impl Drop for MercuryTransport {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for MercuryTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MercuryTransport").field("address", &self.shared.address).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,188 @@
+//! Looks for Mercury and Argobots with pkg-config, and binds what is there.
+//!
+//! `MOCHI_MERCURY` overrides: `off` links neither, `require` fails the build where Mercury is missing, `auto` (the
+//! default) takes what there is. A Mercury that is there and cannot be used always fails the build, because going on
+//! without it would surprise its owner later.
+
+use std::env;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use pkg_config::Library;
+
+/// Releases of Mercury whose interface is known: from the first, to before the second.
+const MERCURY: ([u32; 2], [u32; 2]) = ([2, 2], [2, 5]);
+/// The oldest Argobots that will do.
+const ARGOBOTS: &str = "1.1";
+/// The variable that overrides.
+const CHOICE: &str = "MOCHI_MERCURY";
+
+fn main() -> ExitCode {
+    for input in ["build.rs", "shim/shim.c", "shim/shim.h"] {
+        println!("cargo::rerun-if-changed={input}");
+    }
+    println!("cargo::rerun-if-env-changed={CHOICE}");
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            println!("cargo::error={}", reason.replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), String> {
+    let choice = env::var(CHOICE).unwrap_or_else(|_| "auto".to_owned());
+    let required = match choice.as_str() {
+        "auto" | "" => false,
+        "require" => true,
+        "off" => return Ok(()),
+        other => return Err(format!("{CHOICE} is {other:?}; it must be `auto`, `require` or `off`")),
+    };
+    if env::var_os("DOCS_RS").is_some() {
+        return Ok(()); // nothing is linked there
+    }
+    let mercury = match find("mercury") {
+        Ok(library) => library,
+        Err(_) if !required => return Ok(()),
+        Err(reason) => {
+            return Err(format!(
+                "{CHOICE}=require, and pkg-config does not find Mercury ({reason}). Activate the Spack environment \
+                 beside this project's spack.yaml, or put the directory of mercury.pc into PKG_CONFIG_PATH"
+            ));
+        }
+    };
+    check_version(&mercury.version)?;
+    let mut libraries = vec![mercury];
+    for name in ["na", "mercury_util"] {
+        libraries.push(find(name).map_err(|reason| {
+            format!(
+                "Mercury is installed and its part {name} is not found by pkg-config ({reason}): install Mercury anew"
+            )
+        })?);
+    }
+    let argobots = match pkg_config::Config::new().atleast_version(ARGOBOTS).probe("argobots") {
+        Ok(library) => Some(library),
+        Err(_) if !required => None,
+        Err(error) => return Err(format!("{CHOICE}=require, and Argobots {ARGOBOTS} is not found: {}", line(&error))),
+    };
+    let version = libraries[0].version.clone();
+    let linked_argobots = argobots.as_ref().map(|library| library.version.clone());
+    libraries.extend(argobots);
+
+    compile_shim(&libraries)?;
+    bind(&libraries, linked_argobots.is_some())?;
+
+    println!("cargo::rustc-cfg=mercury");
+    println!("cargo::rustc-env=MOCHI_MERCURY_VERSION={version}");
+    println!("cargo::metadata=version={version}");
+    if let Some(version) = linked_argobots {
+        println!("cargo::rustc-cfg=argobots");
+        println!("cargo::metadata=argobots={version}");
+    }
+    let directories = library_directories(&libraries);
+    for directory in &directories {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", directory.display());
+    }
+    let joined = env::join_paths(&directories).map_err(|error| error.to_string())?;
+    println!("cargo::metadata=libdirs={}", joined.to_string_lossy());
+    Ok(())
+}
+
+fn find(name: &str) -> Result<Library, String> {
+    pkg_config::Config::new().probe(name).map_err(|error| line(&error))
+}
+
+/// The first line of an error that has something on it.
+fn line(error: &pkg_config::Error) -> String {
+    let text = error.to_string();
+    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
+}
+
+fn check_version(version: &str) -> Result<(), String> {
+    let (from, before) = MERCURY;
+    let mut parts = version.split(['.', '-', 'r']).map(|part| part.parse::<u32>().ok());
+    let here = match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major), Some(minor)) => [major, minor],
+        _ => return Err(format!("pkg-config says that Mercury's version is {version:?}, which is no version")),
+    };
+    if here < from || here >= before {
+        return Err(format!(
+            "Mercury {version} is installed; this version works with {}.{} to {}.{}. Install one of those, or set \
+             {CHOICE}=off to build without it",
+            from[0],
+            from[1],
+            before[0],
+            before[1] - 1
+        ));
+    }
+    Ok(())
+}
+
+fn include_paths(libraries: &[Library]) -> impl Iterator<Item = &PathBuf> {
+    libraries.iter().flat_map(|library| &library.include_paths)
+}
+
+/// Where the loader has to look besides its own directories, which pkg-config leaves out.
+fn library_directories(libraries: &[Library]) -> Vec<PathBuf> {
+    let mut directories: Vec<PathBuf> = libraries.iter().flat_map(|library| library.link_paths.clone()).collect();
+    directories.sort();
+    directories.dedup();
+    directories
+}
+
+fn compile_shim(libraries: &[Library]) -> Result<(), String> {
+    cc::Build::new()
+        .file("shim/shim.c")
+        .includes(include_paths(libraries))
+        .std("c11")
+        .try_compile("mochi_shim")
+        .map_err(|error| {
+            format!(
+                "Mercury is installed, and the C shim over it does not compile: are its headers there, and Boost's \
+                 preprocessor headers if it was built with +boostsys? ({error}). {CHOICE}=off builds without it"
+            )
+        })
+}
+
+fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
+    let mut builder = bindgen::Builder::default()
+        .header("shim/shim.h")
+        .clang_args(include_paths(libraries).map(|path| format!("-I{}", path.display())))
+        .allowlist_function("mochi_.*")
+        .allowlist_function("HG_(Finalize|Version_get|Error_to_string|Set_log_level)")
+        .allowlist_function("HG_Context_(create|destroy)")
+        .allowlist_function("HG_Addr_(lookup2|self|to_string|free|dup|cmp)")
+        .allowlist_function("HG_(Register|Registered|Registered_disable_response)")
+        .allowlist_function("HG_(Create|Reset|Destroy|Forward|Respond|Cancel)")
+        .allowlist_function("HG_Bulk_(create|free|transfer|cancel|serialize|deserialize|get_serialize_size)")
+        .allowlist_type("mochi_hg_.*|hg_(init_info|cb_info|return_t|op_t|bulk_op_t|checksum_level_t)")
+        .allowlist_var("HG_.*_MAX|HG_VERSION_.*|HG_BULK_.*|HG_CHECKSUM_.*")
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .generate_comments(false)
+        .layout_tests(true)
+        .use_core();
+    if argobots {
+        builder = builder
+            .header_contents("argobots.h", "#include <abt.h>")
+            .allowlist_function("ABT_(init|finalize|initialized)");
+    }
+    // bindgen has no error for a missing libclang: it panics.
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(|_| {}));
+    let generated = panic::catch_unwind(panic::AssertUnwindSafe(|| builder.generate()));
+    panic::set_hook(hook);
+    let bindings = generated
+        .map_err(|_| {
+            format!(
+                "Mercury is installed, and binding it needs libclang, which is not found. Install libclang-dev \
+                 (Debian, Ubuntu) or clang-devel (Fedora, RHEL), or name its directory in LIBCLANG_PATH, or set \
+                 {CHOICE}=off to build without Mercury"
+            )
+        })?
+        .map_err(|error| format!("Mercury's headers cannot be read: {error}. {CHOICE}=off builds without it"))?;
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: is this cargo?")?);
+    bindings.write_to_file(Path::new(&out).join("bindings.rs")).map_err(|error| error.to_string())
+}

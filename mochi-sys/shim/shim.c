@@ -1,0 +1,212 @@
+#include "shim.h"
+
+#define AT_LEAST(major, minor) \
+    (HG_VERSION_MAJOR > (major) || (HG_VERSION_MAJOR == (major) && HG_VERSION_MINOR >= (minor)))
+
+hg_return_t mochi_hg_proc_bytes(hg_proc_t proc, void *bytes)
+{
+    const struct mochi_hg_bytes *parts = bytes;
+    hg_return_t ret = HG_SUCCESS;
+    switch (hg_proc_get_op(proc)) {
+        case HG_ENCODE:
+            /* Encoding only reads what the pointers name. */
+            if (parts->head_size > 0)
+                ret = hg_proc_bytes(proc, (void *) parts->head, parts->head_size);
+            if (ret == HG_SUCCESS && parts->body_size > 0)
+                ret = hg_proc_bytes(proc, (void *) parts->body, parts->body_size);
+            return ret;
+        case HG_FREE:
+            return HG_SUCCESS;
+        default:
+            return HG_INVALID_ARG;
+    }
+}
+
+void mochi_hg_init_info_default(struct hg_init_info *info)
+{
+    const struct hg_init_info defaults = HG_INIT_INFO_INITIALIZER;
+    *info = defaults;
+}
+
+hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct hg_init_info *info)
+{
+#if AT_LEAST(2, 3)
+    return HG_Init_opt2(na_info, listen, HG_VERSION(HG_VERSION_MAJOR, HG_VERSION_MINOR), info);
+#else
+    return HG_Init_opt(na_info, listen, info);
+#endif
+}
+
+hg_return_t mochi_hg_class_set_data(hg_class_t *hg_class, void *data)
+{
+    return HG_Class_set_data(hg_class, data, NULL);
+}
+
+void *mochi_hg_class_data(const hg_class_t *hg_class)
+{
+    return HG_Class_get_data(hg_class);
+}
+
+size_t mochi_hg_input_eager_size(const hg_class_t *hg_class)
+{
+    return HG_Class_get_input_eager_size(hg_class);
+}
+
+size_t mochi_hg_output_eager_size(const hg_class_t *hg_class)
+{
+    return HG_Class_get_output_eager_size(hg_class);
+}
+
+hg_class_t *mochi_hg_handle_class(hg_handle_t handle)
+{
+    return HG_Get_info(handle)->hg_class;
+}
+
+hg_id_t mochi_hg_handle_id(hg_handle_t handle)
+{
+    return HG_Get_info(handle)->id;
+}
+
+hg_addr_t mochi_hg_handle_addr(hg_handle_t handle)
+{
+    return HG_Get_info(handle)->addr;
+}
+
+/* What came with the message itself, unless it was too large for that and Mercury fetched it. */
+static hg_return_t choose(struct mochi_hg_payload *payload, void *extra, hg_size_t extra_size, void *eager,
+    hg_size_t eager_size, hg_size_t sent, bool exact)
+{
+    if (extra != NULL) {
+        payload->data = extra;
+        payload->size = extra_size;
+        payload->exact = true;
+        payload->fetched = true;
+    } else {
+        payload->data = eager;
+        payload->size = exact && sent < eager_size ? sent : eager_size;
+        payload->exact = exact;
+        payload->fetched = false;
+    }
+    return HG_SUCCESS;
+}
+
+hg_return_t mochi_hg_input(hg_handle_t handle, struct mochi_hg_payload *payload)
+{
+    void *extra = NULL, *eager = NULL;
+    hg_size_t extra_size = 0, eager_size = 0, sent = 0;
+    bool exact = false;
+    hg_return_t ret = HG_Get_input_extra_buf(handle, &extra, &extra_size);
+    if (ret == HG_SUCCESS && extra == NULL)
+        ret = HG_Get_input_buf(handle, &eager, &eager_size);
+    if (ret != HG_SUCCESS)
+        return ret;
+#if AT_LEAST(2, 4)
+    sent = HG_Get_input_payload_size(handle);
+    exact = true;
+#endif
+    return choose(payload, extra, extra_size, eager, eager_size, sent, exact);
+}
+
+hg_return_t mochi_hg_output(hg_handle_t handle, struct mochi_hg_payload *payload)
+{
+    void *extra = NULL, *eager = NULL;
+    hg_size_t extra_size = 0, eager_size = 0, sent = 0;
+    bool exact = false;
+    hg_return_t ret = HG_Get_output_extra_buf(handle, &extra, &extra_size);
+    if (ret == HG_SUCCESS && extra == NULL)
+        ret = HG_Get_output_buf(handle, &eager, &eager_size);
+    if (ret != HG_SUCCESS)
+        return ret;
+#if AT_LEAST(2, 4)
+    sent = HG_Get_output_payload_size(handle);
+    exact = true;
+#endif
+    return choose(payload, extra, extra_size, eager, eager_size, sent, exact);
+}
+
+hg_return_t mochi_hg_release_input(hg_handle_t handle)
+{
+#if AT_LEAST(2, 3)
+    return HG_Release_input_buf(handle);
+#else
+    (void) handle;
+    return HG_SUCCESS;
+#endif
+}
+
+int mochi_hg_event_fd(const hg_context_t *context)
+{
+#if AT_LEAST(2, 4)
+    return HG_Event_get_wait_fd(context);
+#else
+    (void) context;
+    return -1;
+#endif
+}
+
+bool mochi_hg_event_ready(hg_context_t *context)
+{
+#if AT_LEAST(2, 4)
+    return HG_Event_ready(context);
+#else
+    (void) context;
+    return false;
+#endif
+}
+
+hg_return_t mochi_hg_progress(hg_context_t *context, unsigned int *count)
+{
+#if AT_LEAST(2, 4)
+    return HG_Event_progress(context, count);
+#else
+    hg_return_t ret = HG_Progress(context, 0);
+    *count = ret == HG_SUCCESS;
+    return ret == HG_TIMEOUT ? HG_SUCCESS : ret;
+#endif
+}
+
+hg_return_t mochi_hg_trigger(hg_context_t *context, unsigned int max_count, unsigned int *count)
+{
+#if AT_LEAST(2, 4)
+    return HG_Event_trigger(context, max_count, count);
+#else
+    hg_return_t ret = HG_Trigger(context, 0, max_count, count);
+    return ret == HG_TIMEOUT ? HG_SUCCESS : ret;
+#endif
+}
+
+bool mochi_hg_is_network_error(hg_return_t code)
+{
+    switch (code) {
+        case HG_NODEV:
+        case HG_PROTOCOL_ERROR:
+        case HG_ADDRNOTAVAIL:
+        case HG_HOSTUNREACH:
+        case HG_TIMEOUT:
+        case HG_NA_ERROR:
+#if AT_LEAST(2, 4)
+        case HG_IO_ERROR:
+#endif
+#if AT_LEAST(2, 5) || (AT_LEAST(2, 4) && HG_VERSION_PATCH >= 1)
+        case HG_HOSTFIREWALL:
+#endif
+            return true;
+        default:
+            return false;
+    }
+}
+
+hg_size_t mochi_hg_bulk_size(hg_bulk_t bulk)
+{
+    return HG_Bulk_get_size(bulk);
+}
+
+size_t mochi_sizeof_init_info(void)
+{
+    return sizeof(struct hg_init_info);
+}
+
+size_t mochi_sizeof_cb_info(void)
+{
+    return sizeof(struct hg_cb_info);
+}
