@@ -50,7 +50,10 @@ pub(crate) async fn pull(
     }
     let room = usize::try_from(len).ok().filter(|_| len <= max);
     let room = room.ok_or(ProtectedBulkError::TooLarge { len, max })?;
-    let region = from.stage(vec![0; room])?;
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(room).map_err(|_| ProtectedBulkError::TooLarge { len, max })?;
+    memory.resize(room, 0);
+    let region = from.stage(memory)?;
     from.pull(&ticket.descriptor, &region).await?;
     // From here on nobody else can write to it.
     let mut data = region.into_inner().await;

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use margo_rs::{Endpoint, Engine, Timer};
-use parking_lot::Mutex;
 
 use super::error::OpenError;
 use super::lane::Lane;
@@ -125,6 +124,9 @@ impl ConnectionBuilder {
         timer: Timer,
         default_timeout: Duration,
     ) -> Result<Connection, OpenError> {
+        if self.suites.is_empty() {
+            return Err(OpenError::Option { option: "suites", reason: "name at least one" });
+        }
         let server_uid = self.server_uid.unwrap_or_else(|| Identity::own().uid);
         let initiator: Box<dyn Initiator> = match self.proof {
             Proof::None => {
@@ -147,10 +149,9 @@ impl ConnectionBuilder {
             suites: self.suites,
             protection: self.protection,
             lanes: <[Lane; super::LANES]>::default(),
-            failed: Mutex::new(None),
             closed: AtomicBool::new(false),
         };
-        inner.make_session(&inner.lanes[0]).await?;
+        inner.make_session(0).await?;
         Ok(Connection { inner: Arc::new(inner) })
     }
 }

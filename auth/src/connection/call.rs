@@ -5,7 +5,7 @@ use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use margo_rs::{Buffer, ProviderId, REQUEST_HEADER, RawCall, Rpc, RpcId, Wait, codec};
@@ -66,7 +66,8 @@ impl<Out: DeserializeOwned> Call<Out> {
     }
 
     /// Sends the request now, if there is a session with room for it, or else when the call is first polled. The answer is
-    /// awaited later; errors show then.
+    /// awaited later; errors show then. A call that is started takes one of the session's places until it is polled to its
+    /// end or dropped.
     pub fn start(mut self) -> Self {
         self.sealed.start();
         self
@@ -141,16 +142,28 @@ struct InFlight {
 impl InFlight {
     /// Others need not stay near a request that is sent, unless it is long and so may be overtaken still.
     fn note_sent(&mut self) {
-        if !self.is_long && self.raw.is_sent() {
-            self.ticket.arrived();
+        if self.raw.is_sent() {
+            self.ticket.live.note_sent();
+            if !self.is_long {
+                self.ticket.arrived();
+            }
         }
     }
 }
 
 impl SealedCall {
+    /// Sends, if there is a session with room: whoever has not been polled must hold up nobody else.
     fn start(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        let _ = self.poll_ready(&mut cx);
+        let State::Unsent(body) = &self.state else { return };
+        let lane = self.inner.lane_of(body);
+        let Some(ticket) = self.inner.try_ticket(lane) else { return };
+        if let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) {
+            self.seal(ticket, body, self.timeout);
+        }
+        self.start_sealed();
+    }
+
+    fn start_sealed(&mut self) {
         self.state = match std::mem::replace(&mut self.state, State::Over) {
             State::InFlight(InFlight { raw, call, ticket, is_long }) => {
                 let mut call = InFlight { raw: raw.start(), call, ticket, is_long };
@@ -178,8 +191,9 @@ impl SealedCall {
     fn wait<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Result<T, CallError> {
         if matches!(self.state, State::Unsent(_) | State::Preparing(..)) {
             self.start();
-            if matches!(self.state, State::Preparing(..)) {
+            if matches!(self.state, State::Unsent(_) | State::Preparing(..)) {
                 std::future::poll_fn(|cx| self.poll_ready(cx)).wait();
+                self.start_sealed();
             }
         }
         match std::mem::replace(&mut self.state, State::Over) {
@@ -296,27 +310,23 @@ impl SealedCall {
         let rpc = self.name;
         match live.session.open(call, &mut answer, clock::now()) {
             Ok(Reply::Result { body, content }) => {
-                live.confirm();
                 Ok(context::decoding(live.session.terms().protection, content, || read(body)))
             }
-            Ok(Reply::Error(error)) => {
-                live.confirm();
-                Err(match error {
-                    SealedError::Denied => CallError::Denied(rpc),
-                    SealedError::Expiring => {
-                        live.spend();
-                        CallError::SessionEnded
-                    }
-                    SealedError::Busy { retry_ms } => {
-                        CallError::Busy { retry_after: Duration::from_millis(retry_ms.into()) }
-                    }
-                    SealedError::TooLarge => CallError::TooLarge { rpc, max: live.session.terms().max_message },
-                    SealedError::NoSuchRpc => CallError::NoSuchRpc(rpc),
-                    SealedError::Handler { code: CODE_ARGUMENTS, text } => CallError::InvalidArguments(text),
-                    SealedError::Handler { code: CODE_NO_ANSWER, text } => CallError::NoAnswer(text),
-                    SealedError::Handler { text, .. } => CallError::Handler(text),
-                })
-            }
+            Ok(Reply::Error(error)) => Err(match error {
+                SealedError::Denied => CallError::Denied(rpc),
+                SealedError::Expiring => {
+                    live.spend();
+                    CallError::SessionEnded
+                }
+                SealedError::Busy { retry_ms } => {
+                    CallError::Busy { retry_after: Duration::from_millis(retry_ms.into()) }
+                }
+                SealedError::TooLarge => CallError::TooLarge { rpc, max: live.session.terms().max_message },
+                SealedError::NoSuchRpc => CallError::NoSuchRpc(rpc),
+                SealedError::Handler { code: CODE_ARGUMENTS, text } => CallError::InvalidArguments(text),
+                SealedError::Handler { code: CODE_NO_ANSWER, text } => CallError::NoAnswer(text),
+                SealedError::Handler { text, .. } => CallError::Handler(text),
+            }),
             Err(source) => Err(CallError::Tampered { rpc, source }),
         }
     }

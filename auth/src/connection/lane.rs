@@ -1,16 +1,21 @@
 //! The sessions of a connection: one that calls go into, and how it is replaced.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::error::OpenError;
 use super::pace::{OnItsWay, Pace};
 use super::places::Places;
 use crate::clock;
 use crate::protocol::Tick;
 use crate::session::ClientSession;
+use futures_util::FutureExt;
+use futures_util::future::{Shared, WeakShared};
 use margo_rs::ConnectionId;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 /// Servers keep a session at least this long that was not used yet, less a second for the way there.
 const UNUSED_MAX: Duration = Duration::from_secs(4);
@@ -24,17 +29,20 @@ pub(super) struct Live {
     connection: Option<ConnectionId>,
     opened: Tick,
     /// When a new one should be made.
-    renew_at: Tick,
+    renew_at: AtomicU64,
     /// Idle time after which the server may have ended it, in ms.
     idle_max: u64,
     last_used: AtomicU64,
-    /// The server has answered in it.
-    confirmed: AtomicBool,
+    /// A request was sent in it.
+    used: AtomicBool,
     /// No more calls go into it.
     spent: AtomicBool,
     places: Places,
     pace: Pace,
 }
+
+/// The wait after a failed attempt to replace a session that is still good.
+const RENEW_AGAIN: Duration = Duration::from_secs(5);
 
 /// Whether a session will do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,11 +61,11 @@ impl Live {
         Self {
             connection,
             opened: now,
-            renew_at: Tick(session.ends().0.saturating_sub(ahead.as_millis() as u64)),
+            renew_at: AtomicU64::new(session.ends().0.saturating_sub(ahead.as_millis() as u64)),
             // The server's clock may run a little faster, and the way there takes time.
             idle_max: terms.idle.mul_f32(0.9).saturating_sub(Duration::from_millis(500)).as_millis() as u64,
             last_used: AtomicU64::new(now.0),
-            confirmed: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             spent: AtomicBool::new(false),
             places: Places::new(terms.max_in_flight),
             pace: Pace::new(terms.window_bits),
@@ -66,12 +74,12 @@ impl Live {
     }
 
     pub(super) fn fitness(&self, connection: Option<ConnectionId>, now: Tick) -> Fitness {
-        let is_unused = !self.confirmed.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
+        let is_unused = !self.used.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
         let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
-        let is_other = self.connection.is_some() && self.connection != connection;
+        let is_other = self.connection.is_none() || self.connection != connection;
         if self.spent.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends() {
             Fitness::Unfit
-        } else if now >= self.renew_at {
+        } else if now.0 >= self.renew_at.load(Ordering::Relaxed) {
             Fitness::Old
         } else {
             Fitness::Good
@@ -109,11 +117,21 @@ impl Live {
         }
     }
 
-    /// The server has answered, in this session.
-    pub(super) fn confirm(&self) {
-        if !self.confirmed.load(Ordering::Relaxed) {
-            self.confirmed.store(true, Ordering::Relaxed);
+    /// A request has gone to the server in this session, soon enough for the session to be there.
+    pub(super) fn note_sent(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Puts off its replacement, which has just failed.
+    pub(super) fn renew_later(&self) {
+        self.renew_at.store(clock::now().after(RENEW_AGAIN).0, Ordering::Relaxed);
+    }
+
+    /// Whether no call is in flight in it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.places.are_all_free(self.session.terms().max_in_flight)
     }
 
     /// No more calls go into it.
@@ -145,13 +163,16 @@ impl Drop for Ticket {
     }
 }
 
+/// A session that is being made: whoever waits for it drives it, and it is given up when nobody does.
+type Making = Shared<Handshake>;
+type Handshake = Pin<Box<dyn Future<Output = Result<(), Arc<OpenError>>> + Send>>;
+
 /// Where calls of one size go. Long requests may be overtaken by short ones on their way, so they have a session of their
 /// own: the replay window of the short ones runs ahead of nothing.
 #[derive(Default)]
 pub(super) struct Lane {
     current: RwLock<Option<Arc<Live>>>,
-    /// Held while a session is made, so that one is.
-    pub(super) making: tokio::sync::Mutex<()>,
+    making: Mutex<Option<WeakShared<Handshake>>>,
 }
 
 impl Lane {
@@ -159,12 +180,29 @@ impl Lane {
         self.current.read().clone()
     }
 
-    /// Replaces the session; calls in flight end in the one before.
-    pub(super) fn replace(&self, live: Arc<Live>) {
-        *self.current.write() = Some(live);
+    /// Replaces the session; calls in flight end in the one before, which is given back.
+    pub(super) fn replace(&self, live: Arc<Live>) -> Option<Arc<Live>> {
+        self.current.write().replace(live)
     }
 
     pub(super) fn take(&self) -> Option<Arc<Live>> {
         self.current.write().take()
+    }
+
+    /// The session that is being made, or else `make` begins.
+    pub(super) fn making<F>(&self, make: impl FnOnce() -> F) -> Making
+    where
+        F: Future<Output = Result<(), Arc<OpenError>>> + Send + 'static,
+    {
+        let mut making = self.making.lock();
+        if let Some(made) = making.as_ref().and_then(WeakShared::upgrade)
+            && made.peek().is_none()
+        {
+            return made;
+        }
+        let future: Handshake = Box::pin(make());
+        let shared = future.shared();
+        *making = shared.downgrade();
+        shared
     }
 }

@@ -18,7 +18,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use margo_rs::{Address, Endpoint, ProviderId, Rpc, Timer};
-use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,6 +36,8 @@ use crate::session::Reply;
 
 /// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
 const OVERTAKEN: usize = 16 << 10;
+/// How long a call waits for the replacement of a session that is still good.
+const RENEWAL_MAX: Duration = Duration::from_secs(1);
 /// Lanes: short requests, and long ones.
 const LANES: usize = 2;
 
@@ -76,8 +77,6 @@ struct Inner {
     suites: Vec<Suite>,
     protection: Protection,
     lanes: [Lane; LANES],
-    /// Which attempt to make a session failed last, and why; those who waited for it fail with it.
-    failed: Mutex<Option<(Instant, Arc<OpenError>)>>,
     closed: AtomicBool,
 }
 
@@ -130,14 +129,12 @@ impl Connection {
         Some(*self.inner.lanes[0].current()?.session.terms())
     }
 
-    /// Makes a new session now, whatever the state of the old one; calls in flight end in that.
+    /// Makes a new session for short requests now, whatever the state of the old one; calls in flight end in that.
     ///
     /// # Errors
     /// See [`OpenError`]; the old session stays then.
-    pub async fn reauthenticate(&self) -> Result<(), OpenError> {
-        let lane = &self.inner.lanes[0];
-        let _making = lane.making.lock().await;
-        self.inner.make_session(lane).await
+    pub async fn reauthenticate(&self) -> Result<(), Arc<OpenError>> {
+        self.inner.renew(0).await
     }
 
     /// Ends the session, for all clones: the server forgets it once the calls that run have ended. Calls that are made from
@@ -151,19 +148,26 @@ impl Connection {
         if self.inner.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
+        let mut closed = Ok(());
         for lane in &self.inner.lanes {
-            let Some(live) = lane.take() else { continue };
-            let Ok((message, call)) = live.session.close(clock::now()) else { continue };
-            let mut reply = self.inner.endpoint.call_raw(handshake::rpc(), &message).await?;
-            if BareError::parse(&reply).is_ok() {
-                continue; // the server has forgotten it already, or somebody says so, who could also have dropped this
-            }
-            match live.session.open(call, &mut reply, clock::now()) {
-                Ok(Reply::Result { .. }) => {}
-                Ok(Reply::Error(_)) | Err(_) => return Err(CallError::SessionLost(self.address().clone())),
+            if let Some(live) = lane.take() {
+                // Both are tried, whatever becomes of the one.
+                closed = closed.and(self.close_session(&live).await);
             }
         }
-        Ok(())
+        closed
+    }
+
+    async fn close_session(&self, live: &Live) -> Result<(), CallError> {
+        let Ok((message, call)) = live.session.close(clock::now()) else { return Ok(()) };
+        let mut reply = self.inner.endpoint.call_raw(handshake::rpc(), &message).await?;
+        if BareError::parse(&reply).is_ok() {
+            return Ok(()); // the server has forgotten it already, or somebody says so, who could also have dropped this
+        }
+        match live.session.open(call, &mut reply, clock::now()) {
+            Ok(Reply::Result { .. }) => Ok(()),
+            Ok(Reply::Error(_)) | Err(_) => Err(CallError::SessionLost(self.address().clone())),
+        }
     }
 }
 
@@ -217,71 +221,79 @@ impl Inner {
     }
 
     /// A place in a session of the lane, which is made if need be.
-    async fn ticket(&self, lane: usize) -> Result<Ticket, CallError> {
-        let begun = Instant::now();
-        let lane = &self.lanes[lane];
+    async fn ticket(self: &Arc<Self>, lane: usize) -> Result<Ticket, CallError> {
         loop {
             if self.closed.load(Ordering::Acquire) {
                 return Err(CallError::Closed);
             }
-            let live = lane.current();
-            let fitness =
-                live.as_ref().map_or(Fitness::Unfit, |live| live.fitness(self.endpoint.connection(), clock::now()));
-            if let (Some(live), Fitness::Good | Fitness::Old) = (live, fitness) {
-                if fitness == Fitness::Old
-                    && let Ok(_making) = lane.making.try_lock()
-                {
-                    match self.make_session(lane).await {
-                        Ok(()) => continue,
-                        Err(error) => tracing::warn!(%error, "the session is not renewed yet; using the old one"),
+            let live = self.lanes[lane].current();
+            let fitness = |live: &Arc<Live>| live.fitness(self.endpoint.connection(), clock::now());
+            let live = match live.map(|live| (fitness(&live), live)) {
+                Some((Fitness::Good, live)) => live,
+                Some((Fitness::Old, live)) => {
+                    match within(&self.timer, Instant::now() + RENEWAL_MAX, self.renew(lane)).await {
+                        Some(Ok(())) => continue,
+                        Some(Err(error)) => tracing::warn!(%error, "the session is not renewed yet; using the old one"),
+                        None => tracing::warn!("the session is not renewed in time; using the old one"),
                     }
+                    live.renew_later();
+                    live
                 }
-                let ticket = live.enter().await;
-                // It may have been a long wait.
-                if live.fitness(self.endpoint.connection(), clock::now()) == Fitness::Unfit {
+                Some((Fitness::Unfit, _)) | None => {
+                    self.renew(lane).await.map_err(CallError::NoSession)?;
                     continue;
                 }
+            };
+            let ticket = live.enter().await;
+            // It may have been a long wait.
+            if fitness(&live) != Fitness::Unfit {
                 return Ok(ticket);
             }
-            let _making = lane.making.lock().await;
-            if let Some((at, error)) = &*self.failed.lock()
-                && *at > begun
-            {
-                return Err(CallError::NoSession(Arc::clone(error)));
-            }
-            let connection = self.endpoint.connection();
-            if lane.current().is_some_and(|live| live.fitness(connection, clock::now()) != Fitness::Unfit) {
-                continue; // somebody else made one meanwhile
-            }
-            self.make_session(lane).await.map_err(|error| {
-                let error = Arc::new(error);
-                *self.failed.lock() = Some((Instant::now(), Arc::clone(&error)));
-                CallError::NoSession(error)
-            })?;
         }
     }
 
-    async fn make_session(&self, lane: &Lane) -> Result<(), OpenError> {
+    /// Makes a session for the lane, together with all who want one now.
+    async fn renew(self: &Arc<Self>, lane: usize) -> Result<(), Arc<OpenError>> {
+        let this = Arc::clone(self);
+        self.lanes[lane].making(|| async move { this.make_session(lane).await.map_err(Arc::new) }).await
+    }
+
+    async fn make_session(&self, lane: usize) -> Result<(), OpenError> {
         if self.closed.load(Ordering::Acquire) {
             return Err(OpenError::Closed);
         }
         let session = handshake::open(self).await?;
-        lane.replace(Arc::new(Live::new(session, self.endpoint.connection())));
+        let before = self.lanes[lane].replace(Arc::new(Live::new(session, self.endpoint.connection())));
+        if let Some(before) = before.filter(|before| before.is_unused()) {
+            self.send_close(&before);
+        }
+        if self.closed.load(Ordering::Acquire) {
+            // Closed meanwhile, by somebody who did not see this one.
+            if let Some(live) = self.lanes[lane].take() {
+                self.send_close(&live);
+            }
+            return Err(OpenError::Closed);
+        }
         Ok(())
+    }
+
+    /// Tells the server that a session is over, as far as that goes without waiting.
+    fn send_close(&self, live: &Live) {
+        let now = clock::now();
+        if live.fitness(self.endpoint.connection(), now) == Fitness::Unfit {
+            return; // the server has forgotten it
+        }
+        if let Ok((message, _)) = live.session.close(now) {
+            drop(self.endpoint.send_raw(handshake::rpc(), &message).start());
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         for lane in &self.lanes {
-            let now = clock::now();
-            let Some(live) = lane.take().filter(|live| live.fitness(self.endpoint.connection(), now) != Fitness::Unfit)
-            else {
-                continue; // the server has forgotten it
-            };
-            if let Ok((message, _)) = live.session.close(now) {
-                // As far as it goes without waiting.
-                drop(self.endpoint.send_raw(handshake::rpc(), &message).start());
+            if let Some(live) = lane.take() {
+                self.send_close(&live);
             }
         }
     }

@@ -46,20 +46,22 @@ impl Pace {
     pub(super) fn begin(&self, next: impl Fn() -> u64) -> Option<OnItsWay> {
         loop {
             let block = next() / self.block;
+            if self.is_behind(block) {
+                return None; // before anything is counted: whoever waits must not wake itself
+            }
             let slot = (block % BLOCKS) as usize;
             self.on_their_way[slot].fetch_add(1, Ordering::SeqCst);
             let begun = OnItsWay { slot };
-            if next() / self.block != block {
-                self.end(begun); // counted for a block that is over
-                continue;
+            if next() / self.block == block && !self.is_behind(block) {
+                return Some(begun);
             }
-            let oldest = &self.on_their_way[((block + BLOCKS - AHEAD) % BLOCKS) as usize];
-            if oldest.load(Ordering::SeqCst) > 0 {
-                self.end(begun);
-                return None;
-            }
-            return Some(begun);
+            self.end(begun); // counted for a block that is over
         }
+    }
+
+    /// Whether a number is still on its way that one of this block would leave behind.
+    fn is_behind(&self, block: u64) -> bool {
+        self.on_their_way[((block + BLOCKS - AHEAD) % BLOCKS) as usize].load(Ordering::SeqCst) > 0
     }
 
     /// The number is where none can overtake it, or is not needed any more.
@@ -76,9 +78,8 @@ impl Pace {
         let _waiting = Waiting(&self.waiting);
         let mut fewer = std::pin::pin!(self.fewer.notified());
         fewer.as_mut().enable();
-        match self.begin(next) {
-            Some(begun) => self.end(begun),
-            None => fewer.await,
+        if self.is_behind(next() / self.block) {
+            fewer.await;
         }
     }
 }
@@ -95,6 +96,7 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::Future;
     use std::sync::Mutex;
     use std::sync::atomic::AtomicU64;
     use std::thread;
@@ -115,6 +117,23 @@ mod tests {
         assert_eq!(next.load(Ordering::SeqCst), 24, "three blocks of eight");
         pace.end(first);
         pace.end(take().expect("the first has arrived"));
+    }
+
+    /// A wait that woke itself would spin inside of one poll, past every deadline.
+    #[test]
+    fn whoever_waits_is_woken_by_others_alone() {
+        let pace = Pace::new(64);
+        let next = AtomicU64::new(0);
+        let first = pace.begin(|| 0).expect("nothing is on its way");
+        next.store(24, Ordering::SeqCst);
+        let mut waiting = Box::pin(pace.wait(|| next.load(Ordering::SeqCst)));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        for _ in 0..100 {
+            assert!(pace.begin(|| next.load(Ordering::SeqCst)).is_none());
+            assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        }
+        pace.end(first);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
     }
 
     /// A model of the whole: threads that may stand still anywhere, and the server's window behind them.

@@ -34,8 +34,13 @@ impl Initiator for EndpointInitiator {
 
     /// Nothing is sent to a server of another user.
     fn token<'a>(&'a self, _: Th1, _: &'a [u8; 32]) -> Step<'a, Result<ClientToken, MechanismError>> {
-        let checked = self.prove().map(|_| ClientToken { token: Vec::new(), psk: Psk::none() });
-        Box::pin(ready(checked.map_err(MechanismError::from)))
+        Box::pin(async {
+            // The kernel has something to say about a connection that stands; a handshake would make one only later.
+            let connected = self.endpoint.connect().await;
+            connected.map_err(|error| MechanismError::External(Box::new(error)))?;
+            self.prove()?;
+            Ok(ClientToken { token: Vec::new(), psk: Psk::none() })
+        })
     }
 
     fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {

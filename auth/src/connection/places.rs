@@ -41,6 +41,11 @@ impl Places {
         self.wake_next();
     }
 
+    /// Whether all of so many places are free.
+    pub(super) fn are_all_free(&self, count: u32) -> bool {
+        self.free.load(Ordering::SeqCst) == count
+    }
+
     fn wake_next(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 && self.free.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();

@@ -1,8 +1,11 @@
 //! The audit log: one event for each decision about who gets in, through `tracing`, target `mochi_auth::audit`.
 //!
 //! Fields: `event`, `mechanism`, `uid`, `gid`, `peer` (the address, unproven), `session` (8 bytes of a hash of its id),
-//! `rpc` (its name, and `@` a provider), `reason`. What a peer wrote appears only in `reason`, escaped and cut. At most [`BURST`] events come at once, then
-//! [`PER_SECOND`]; those beyond are counted, and the next event carries their number as `suppressed`.
+//! `rpc` (its name, and `@` a provider), `reason`. What a peer wrote appears only in `reason`, escaped and cut.
+//!
+//! Events about users who were proven, and those that anybody can cause, are counted apart, so that a flood of the second
+//! kind hides none of the first. Of each, at most [`BURST`] come at once, then [`PER_SECOND`]; those beyond are counted, and
+//! the next event carries their number as `suppressed`.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -23,10 +26,16 @@ pub(super) const PER_SECOND: u64 = 200;
 const REASON_MAX: usize = 256;
 
 pub(super) struct Audit {
-    bucket: Mutex<Bucket>,
+    /// Events about proven users and of the server's own program.
+    known: Allowance,
+    /// Events that anybody can cause.
+    others: Allowance,
     /// Names of wrapped RPCs, by their hash.
     names: RwLock<HashMap<u32, &'static str>>,
 }
+
+/// How many events may be written.
+struct Allowance(Mutex<Bucket>);
 
 struct Bucket {
     left: u64,
@@ -36,8 +45,8 @@ struct Bucket {
 
 /// Writes an event with the fields that all have.
 macro_rules! event {
-    ($level:ident, $audit:expr, $event:literal, $($field:tt)*) => {
-        if let Some(suppressed) = $audit.take() {
+    ($level:ident, $allowance:expr, $event:literal, $($field:tt)*) => {
+        if let Some(suppressed) = $allowance.take() {
             tracing::event!(
                 target: "mochi_auth::audit",
                 tracing::Level::$level,
@@ -49,11 +58,35 @@ macro_rules! event {
     };
 }
 
+impl Allowance {
+    fn new() -> Self {
+        Self(Mutex::new(Bucket { left: BURST, filled_ms: clock::now().0, suppressed: 0 }))
+    }
+
+    /// Whether one more event may be written, and how many were not since the last one.
+    fn take(&self) -> Option<u64> {
+        let now = clock::now().0;
+        let mut bucket = self.0.lock();
+        let earned = now.saturating_sub(bucket.filled_ms) * PER_SECOND / 1000;
+        if earned > 0 {
+            bucket.left = (bucket.left + earned).min(BURST);
+            bucket.filled_ms = now;
+        }
+        if bucket.left == 0 {
+            bucket.suppressed += 1;
+            return None;
+        }
+        bucket.left -= 1;
+        Some(std::mem::take(&mut bucket.suppressed))
+    }
+}
+
 impl Audit {
     pub(super) fn new() -> Self {
         let authenticate = RpcId::new(AUTHENTICATE, ProviderId::DEFAULT).hash();
         Self {
-            bucket: Mutex::new(Bucket { left: BURST, filled_ms: clock::now().0, suppressed: 0 }),
+            known: Allowance::new(),
+            others: Allowance::new(),
             names: RwLock::new(HashMap::from([(authenticate, AUTHENTICATE)])),
         }
     }
@@ -72,39 +105,30 @@ impl Audit {
         }
     }
 
-    /// Whether one more event may be written, and how many were not since the last one.
-    fn take(&self) -> Option<u64> {
-        let now = clock::now().0;
-        let mut bucket = self.bucket.lock();
-        let earned = now.saturating_sub(bucket.filled_ms) * PER_SECOND / 1000;
-        if earned > 0 {
-            bucket.left = (bucket.left + earned).min(BURST);
-            bucket.filled_ms = now;
-        }
-        if bucket.left == 0 {
-            bucket.suppressed += 1;
-            return None;
-        }
-        bucket.left -= 1;
-        Some(std::mem::take(&mut bucket.suppressed))
+    /// Somebody has said HELLO as this user: anybody can, who has recorded one.
+    pub(super) fn handshake_answered(&self, peer: &Address, principal: &Principal, session: SessionId) {
+        event!(INFO, self.others, "handshake answered",
+            mechanism = ?principal.mechanism, uid = principal.identity.uid, gid = principal.identity.gid,
+            session = %log_id(session), peer = %peer);
     }
 
+    /// The client has shown that it holds the session's key.
     pub(super) fn session_opened(&self, peer: &Address, principal: &Principal, session: SessionId) {
-        event!(INFO, self, "session opened",
+        event!(INFO, self.known, "session opened",
             mechanism = ?principal.mechanism, uid = principal.identity.uid, gid = principal.identity.gid,
             session = %log_id(session), peer = %peer);
     }
 
     pub(super) fn handshake_refused(&self, peer: &Address, reason: &dyn Display) {
-        event!(WARN, self, "handshake refused", peer = %peer, reason = %escape(reason));
+        event!(WARN, self.others, "handshake refused", peer = %peer, reason = %escape(reason));
     }
 
     pub(super) fn retry_asked(&self, peer: &Address, reason: &str) {
-        event!(INFO, self, "retry asked for", peer = %peer, reason);
+        event!(INFO, self.others, "retry asked for", peer = %peer, reason);
     }
 
     pub(super) fn request_refused(&self, peer: &Address, rpc: RpcId, session: Option<SessionId>, reason: &dyn Display) {
-        event!(WARN, self, "request refused",
+        event!(WARN, self.others, "request refused",
             session = session.map(|id| tracing::field::display(log_id(id))),
             rpc = self.name_of(rpc), peer = %peer, reason = %escape(reason));
     }
@@ -117,22 +141,22 @@ impl Audit {
         principal: &Principal,
         reason: &dyn Display,
     ) {
-        event!(WARN, self, "call denied",
+        event!(WARN, self.known, "call denied",
             mechanism = ?principal.mechanism, uid = principal.identity.uid, gid = principal.identity.gid,
             session = %log_id(session), rpc = self.name_of(rpc), peer = %peer, reason = %escape(reason));
     }
 
     pub(super) fn session_closed(&self, peer: &Address, principal: &Principal, session: SessionId) {
-        event!(INFO, self, "session closed",
+        event!(INFO, self.known, "session closed",
             uid = principal.identity.uid, session = %log_id(session), peer = %peer);
     }
 
     pub(super) fn sessions_revoked(&self, count: usize, which: &dyn Display) {
-        event!(INFO, self, "sessions revoked", count, reason = %which);
+        event!(INFO, self.known, "sessions revoked", count, reason = %which);
     }
 
     pub(super) fn sessions_expired(&self, count: usize) {
-        event!(INFO, self, "sessions expired", count,);
+        event!(INFO, self.known, "sessions expired", count,);
     }
 }
 

@@ -44,7 +44,7 @@ use crate::{Identity, cipher};
 /// | [`window`](Self::window) | 2048 calls |
 /// | [`protections`](Self::protections) | sealed only |
 /// | [`quota`](Self::quota) | 131,072 sessions, see [`Quota`] |
-/// | [`bulk_level`](Self::bulk_level) / [`max_bulk`](Self::max_bulk) | private / 1 GiB |
+/// | [`bulk_level`](Self::bulk_level) / [`max_bulk`](Self::max_bulk) | private / 256 MiB |
 /// | [`handshakes`](Self::handshakes) | 100 a second for each address, 512 at once |
 #[must_use = "a server is there after `install`"]
 pub struct AuthServerBuilder {
@@ -120,7 +120,7 @@ impl Default for AuthServerBuilder {
             window: 2048,
             quota: Quota::default(),
             handshakes: Rate::HANDSHAKES,
-            bulk: BulkPolicy { least: Level::Private, max: 1 << 30 },
+            bulk: BulkPolicy { least: Level::Private, max: 256 << 20 },
         }
     }
 }

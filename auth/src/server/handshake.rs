@@ -120,7 +120,7 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
         session.bind_to(request.connection().as_u64());
     }
     shared.upkeep.look_again();
-    shared.audit.session_opened(peer, session.principal(), id);
+    shared.audit.handshake_answered(peer, session.principal(), id);
     Ok(reply)
 }
 
@@ -181,8 +181,9 @@ fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: 
             let session = Arc::clone(answer.session());
             shared.table.close(&session.id());
             shared.audit.session_closed(request.peer(), session.principal(), session.id());
-            if let Ok(reply) = answer.reply(Content::default(), Draft::with_capacity(0), now) {
-                responder.respond(&reply);
+            match answer.reply(Content::default(), Draft::with_capacity(0), now) {
+                Ok(reply) => responder.respond(&reply),
+                Err(_) => responder.abandon(), // revoked meanwhile
             }
         }
         Ok((kind, answer)) => {

@@ -67,6 +67,10 @@ impl Shared {
         if !opened.responder.session().admits(request.connection().as_u64()) {
             return Err(Refused::OtherConnection);
         }
+        if opened.is_first() {
+            let session = opened.responder.session();
+            self.audit.session_opened(request.peer(), session.principal(), session.id());
+        }
         Ok(opened)
     }
 

@@ -43,14 +43,10 @@ impl Registrar<'_> {
         Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
     {
         let (shared, wrapped) = (Arc::clone(self.shared), self.wrapped(rpc));
-        self.add(rpc, move |request, input, raw| {
-            let received = shared.receive(&wrapped, request, input, raw);
-            let started = received.map(|(caller, args, responder)| (handler(caller, args), responder));
-            async move {
-                if let Some((result, responder)) = started {
-                    responder.answer(result.await);
-                }
-            }
+        let admit = move |request, input, raw| shared.receive(&wrapped, request, input, raw);
+        self.add(rpc, admit, move |(caller, args, responder): (Caller, In, SealedResponder)| {
+            let result = handler(caller, args);
+            async move { responder.answer(result.await) }
         })
     }
 
@@ -66,15 +62,8 @@ impl Registrar<'_> {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let (shared, wrapped) = (Arc::clone(self.shared), self.wrapped(rpc));
-        self.add(rpc, move |request, input, raw| {
-            let received = shared.receive(&wrapped, request, input, raw);
-            let started = received.map(|(caller, args, sealed)| handler(caller, args, Responder::new(sealed)));
-            async move {
-                if let Some(handler) = started {
-                    handler.await;
-                }
-            }
-        })
+        let admit = move |request, input, raw| shared.receive(&wrapped, request, input, raw);
+        self.add(rpc, admit, move |(caller, args, sealed)| handler(caller, args, Responder::new(sealed)))
     }
 
     /// Registers a handler that may block; it runs on a thread of the pool's blocking threads.
@@ -88,14 +77,13 @@ impl Registrar<'_> {
         F: Fn(Caller, In) -> Result<Out, HandlerError> + Send + Sync + 'static,
     {
         let (shared, wrapped) = (Arc::clone(self.shared), self.wrapped(rpc));
-        let raw = move |request: Request, input: Buffer, raw: RawResponder| {
-            if let Some((caller, args, responder)) = shared.receive(&wrapped, request, input, raw) {
-                responder.answer(handler(caller, args));
-            }
+        let admit = move |request, input, raw| shared.receive(&wrapped, request, input, raw);
+        let serve = move |(caller, args, responder): (Caller, In, SealedResponder)| {
+            responder.answer(handler(caller, args));
         };
         match self.place {
-            Place::Engine(engine) => engine.register_raw_blocking(rpc, ProviderId::DEFAULT, raw),
-            Place::Provider(provider) => provider.register_raw_blocking(rpc, raw),
+            Place::Engine(engine) => engine.register_raw_gated_blocking(rpc, ProviderId::DEFAULT, admit, serve),
+            Place::Provider(provider) => provider.register_raw_gated_blocking(rpc, admit, serve),
         }
     }
 
@@ -107,14 +95,16 @@ impl Registrar<'_> {
         Wrapped { rule: self.rule.clone(), one_way: rpc.response_disabled() }
     }
 
-    fn add<In, Out, F, Fut>(&self, rpc: Rpc<In, Out>, raw: F) -> Result<RpcId, RegisterError>
+    fn add<In, Out, T, A, F, Fut>(&self, rpc: Rpc<In, Out>, admit: A, handler: F) -> Result<RpcId, RegisterError>
     where
-        F: Fn(Request, Buffer, RawResponder) -> Fut + Send + Sync + 'static,
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
         match self.place {
-            Place::Engine(engine) => engine.register_raw(rpc, ProviderId::DEFAULT, raw),
-            Place::Provider(provider) => provider.register_raw(rpc, raw),
+            Place::Engine(engine) => engine.register_raw_gated(rpc, ProviderId::DEFAULT, admit, handler),
+            Place::Provider(provider) => provider.register_raw_gated(rpc, admit, handler),
         }
     }
 }

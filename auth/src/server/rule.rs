@@ -98,7 +98,8 @@ impl Rule {
         Self(Node::All(Arc::new([self, other])))
     }
 
-    /// Whoever is not one of these.
+    /// Whoever is not one of these. Of a group this excludes those who are listed in it; whoever is a member by his gid alone
+    /// may choose another gid before he authenticates.
     #[must_use]
     pub fn except(self, other: Rule) -> Self {
         self.and(Self(Node::Not(Arc::new(other))))
@@ -187,6 +188,11 @@ impl Members {
 fn look_up(name: &str) -> Result<Known, UnknownGroup> {
     let unknown = |reason| UnknownGroup { name: name.to_owned(), reason };
     let group = Group::from_name(name).map_err(|errno| unknown(Some(errno)))?.ok_or_else(|| unknown(None))?;
-    let uid_of = |member: &String| Some(User::from_name(member).ok()??.uid.as_raw());
-    Ok(Known { gid: group.gid.as_raw(), uids: group.mem.iter().filter_map(uid_of).collect() })
+    let mut uids = HashSet::new();
+    for member in &group.mem {
+        // A name that means nothing here is nobody; a look-up that fails is no answer at all.
+        let user = User::from_name(member).map_err(|errno| unknown(Some(errno)))?;
+        uids.extend(user.map(|user| user.uid.as_raw()));
+    }
+    Ok(Known { gid: group.gid.as_raw(), uids })
 }

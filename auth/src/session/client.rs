@@ -128,7 +128,7 @@ impl ClientSession {
 
     /// The number that the next call gets.
     pub(crate) fn next_number(&self) -> u64 {
-        self.next.load(Ordering::Relaxed)
+        self.next.load(Ordering::SeqCst)
     }
 
     /// The secret that keys of bulk transfers are made of.
@@ -228,7 +228,7 @@ impl ClientSession {
 
     /// The next number. The counter stays far from wrapping: 2^63 threads would have to be in here at once.
     fn number(&self) -> Result<Unused, CallRefused> {
-        let seq = self.next.fetch_add(1, Ordering::Relaxed);
+        let seq = self.next.fetch_add(1, Ordering::SeqCst);
         if seq >= SEQ_END {
             self.next.store(SEQ_END, Ordering::Relaxed);
             return Err(CallRefused::Exhausted);

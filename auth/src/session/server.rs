@@ -108,6 +108,7 @@ pub struct Request<'a> {
     /// Whom it is from, and the right to answer once.
     pub responder: Responder,
     over_limit: bool,
+    is_first: bool,
 }
 
 impl Request<'_> {
@@ -124,6 +125,11 @@ impl Request<'_> {
     /// Whether more calls are in flight than was agreed: to be answered with BUSY.
     pub fn is_over_limit(&self) -> bool {
         self.over_limit
+    }
+
+    /// Whether it is the session's first: it has shown that the client holds its key.
+    pub fn is_first(&self) -> bool {
+        self.is_first
     }
 }
 
@@ -283,7 +289,8 @@ impl Session {
             window.accept(header.seq)?;
             self.newest.store(window.next(), Ordering::Release);
         }
-        if self.state() == State::HalfOpen {
+        let is_first = self.state() == State::HalfOpen;
+        if is_first {
             make_open(&self)?;
         }
         if self.last_used.load(Ordering::Relaxed) < now.0 {
@@ -297,7 +304,7 @@ impl Session {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request { header, body, responder, over_limit: running >= calls_borne })
+        Ok(Request { header, body, responder, over_limit: running >= calls_borne, is_first })
     }
 
     /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need

@@ -6,3 +6,4 @@ mod lifetimes;
 mod peers;
 mod rules;
 mod support;
+mod turns;

@@ -8,7 +8,7 @@ use super::peer::{ConnectionId, Peer};
 use crate::address::Address;
 use crate::bulk::{BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RemoteRange};
 use crate::codec::HgString;
-use crate::error::CallError;
+use crate::error::{CallError, ConnectError};
 use crate::rpc::{ProviderId, Rpc, RpcId};
 use crate::server::builtin;
 use crate::transport::PeerCredentials;
@@ -47,6 +47,14 @@ impl Endpoint {
     /// is always the user that the address names.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.peer.credentials()
+    }
+
+    /// Connects, unless a connection stands. Calls do so by themselves.
+    ///
+    /// # Errors
+    /// The process cannot be reached.
+    pub async fn connect(&self) -> Result<(), ConnectError> {
+        super::lookup::come_up(&self.peer).await
     }
 
     /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.

@@ -77,6 +77,13 @@ async fn find(core: Arc<Core>, address: Address) -> Result<Endpoint, ConnectErro
 
 async fn connect(core: &Arc<Core>, address: &Address) -> Result<Endpoint, ConnectError> {
     let peer = core.peer(address);
+    come_up(&peer).await?;
+    Ok(Endpoint::new(peer))
+}
+
+/// Waits until the peer's link is up; begins one if there is none.
+pub(super) async fn come_up(peer: &Peer) -> Result<(), ConnectError> {
+    let core = peer.core();
     let result = match peer.link() {
         // The transport limits the time of an attempt; this is only where the table remembers who waits.
         Ok(link) => {
@@ -85,12 +92,9 @@ async fn connect(core: &Arc<Core>, address: &Address) -> Result<Endpoint, Connec
         }
         Err(error) => Err(error),
     };
-    match result {
-        Ok(()) => Ok(Endpoint::new(peer)),
-        Err(error) => Err(match *error {
-            CallError::Unreachable(error) => error,
-            CallError::ConnectionLost { reason, .. } => ConnectError::Handshake { address: address.clone(), reason },
-            _ => ConnectError::ShutDown,
-        }),
-    }
+    result.map_err(|error| match *error {
+        CallError::Unreachable(error) => error,
+        CallError::ConnectionLost { reason, .. } => ConnectError::Handshake { address: peer.address().clone(), reason },
+        _ => ConnectError::ShutDown,
+    })
 }

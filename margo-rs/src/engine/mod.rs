@@ -226,6 +226,49 @@ impl Engine {
         self.add(rpc.name, provider, rpc.response_disabled, Handler::raw_blocking(handler))
     }
 
+    /// Registers a handler of raw bytes in two halves: `admit` sees each request of up to 72 KiB when it arrives, in the
+    /// order of arrival and wherever the handler runs; what it makes of the request goes to `handler`, in its pool. For
+    /// protocols that count messages. `admit` runs on the thread that makes progress: it must not block.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_raw_gated<'a, T, A, F, Fut>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        admit: A,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::gated(admit, handler))
+    }
+
+    /// As [`Engine::register_raw_gated`], with a handler that may block.
+    ///
+    /// # Errors
+    /// As for [`Engine::register`].
+    pub fn register_raw_gated_blocking<'a, T, A, F>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        provider: ProviderId,
+        admit: A,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) + Send + Sync + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, provider, rpc.response_disabled, Handler::gated_blocking(admit, handler))
+    }
+
     /// Takes back an RPC without a provider. Requests that are being served go on. `false` if it was not registered.
     pub fn deregister<In, Out>(&self, rpc: Rpc<In, Out>) -> bool {
         self.deregister_raw(rpc.name(), ProviderId::DEFAULT)

@@ -55,16 +55,24 @@ enum Work {
 /// What a handler of any kind comes down to.
 type Start = dyn Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync;
 
+/// The second half of a handler whose gate let a request through.
+type Rest = Box<dyn FnOnce() -> Work + Send>;
+
+/// What looks at a request as soon as it has arrived.
+type Gate = dyn Fn(Request, RawResponder, Payload<'_>) -> Option<Rest> + Send + Sync;
+
 /// A handler of any kind.
 pub(crate) struct Handler {
     start: Box<Start>,
+    /// For handlers that look at small requests in the order of their arrival, wherever they are served then.
+    gate: Option<Box<Gate>>,
     /// `start` blocks until the request is answered.
     blocking: bool,
 }
 
 impl Handler {
     fn starting(start: impl Fn(Request, RawResponder, Payload<'_>) -> Work + Send + Sync + 'static) -> Self {
-        Self { start: Box::new(start), blocking: false }
+        Self { start: Box::new(start), gate: None, blocking: false }
     }
 
     pub(crate) fn future<In, Out, F, Fut>(handler: F) -> Self
@@ -93,7 +101,7 @@ impl Handler {
             }
             Work::Done
         };
-        Self { start: Box::new(start), blocking: true }
+        Self { start: Box::new(start), gate: None, blocking: true }
     }
 
     pub(crate) fn deferred<In, Out, F, Fut>(handler: F) -> Self
@@ -115,10 +123,58 @@ impl Handler {
         Fut: Future<Output = ()> + Send + 'static,
     {
         Self::starting(move |request, responder, payload| {
-            let mut input = payload.into_buffer();
-            input.skip(crate::engine::REQUEST_HEADER);
-            Work::Future(Box::pin(handler(request, input, responder)))
+            Work::Future(Box::pin(handler(request, input_of(payload), responder)))
         })
+    }
+
+    /// As `raw`, in two halves: `admit` sees each small request when it arrives, and `handler` what that makes of it.
+    pub(crate) fn gated<T, A, F, Fut>(admit: A, handler: F) -> Self
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let both = Arc::new((admit, handler));
+        let gate = both.clone();
+        let start =
+            move |request, responder, payload: Payload<'_>| match (both.0)(request, input_of(payload), responder) {
+                Some(admitted) => Work::Future(Box::pin((both.1)(admitted))),
+                None => Work::Done,
+            };
+        let gate = move |request, responder, payload: Payload<'_>| {
+            let admitted = (gate.0)(request, input_of(payload), responder)?;
+            let both = gate.clone();
+            Some(Box::new(move || Work::Future(Box::pin((both.1)(admitted)))) as Rest)
+        };
+        Self { start: Box::new(start), gate: Some(Box::new(gate)), blocking: false }
+    }
+
+    /// As `gated`, with a handler that may block.
+    pub(crate) fn gated_blocking<T, A, F>(admit: A, handler: F) -> Self
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) + Send + Sync + 'static,
+    {
+        let both = Arc::new((admit, handler));
+        let gate = both.clone();
+        let start = move |request, responder, payload: Payload<'_>| {
+            if let Some(admitted) = (both.0)(request, input_of(payload), responder) {
+                (both.1)(admitted);
+            }
+            Work::Done
+        };
+        let gate = move |request, responder, payload: Payload<'_>| {
+            let admitted = (gate.0)(request, input_of(payload), responder)?;
+            let both = gate.clone();
+            let rest = move || {
+                (both.1)(admitted);
+                Work::Done
+            };
+            Some(Box::new(rest) as Rest)
+        };
+        Self { start: Box::new(start), gate: Some(Box::new(gate)), blocking: true }
     }
 
     pub(crate) fn raw_blocking<F>(handler: F) -> Self
@@ -126,13 +182,18 @@ impl Handler {
         F: Fn(Request, Buffer, RawResponder) + Send + Sync + 'static,
     {
         let start = move |request: Request, responder: RawResponder, payload: Payload<'_>| {
-            let mut input = payload.into_buffer();
-            input.skip(crate::engine::REQUEST_HEADER);
-            handler(request, input, responder);
+            handler(request, input_of(payload), responder);
             Work::Done
         };
-        Self { start: Box::new(start), blocking: true }
+        Self { start: Box::new(start), gate: None, blocking: true }
     }
+}
+
+/// What the caller encoded.
+fn input_of(payload: Payload<'_>) -> Buffer {
+    let mut input = payload.into_buffer();
+    input.skip(crate::engine::REQUEST_HEADER);
+    input
 }
 
 /// Decodes the arguments, or answers that they cannot be.
@@ -203,18 +264,29 @@ impl Registration {
         }
         in_flight.make_cancellable();
         let pool = self.pool.as_ref().unwrap_or(core.pools.default());
-        let payload = payload.into_buffer();
         let this = self.clone();
+        let rest: Rest = match &self.handler.gate {
+            Some(gate) if payload.bytes().len() <= INLINE_PAYLOAD_MAX => {
+                match self.catch(|| gate(request, responder, payload)).flatten() {
+                    Some(rest) => Box::new(move || this.catch(rest).unwrap_or(Work::Done)),
+                    None => return,
+                }
+            }
+            _ => {
+                let payload = payload.into_buffer();
+                Box::new(move || this.start(request, responder, Payload::Owned(payload)))
+            }
+        };
         if self.handler.blocking {
             pool.spawn_blocking(Box::new(move || {
                 if !in_flight.is_cancelled() {
-                    this.start(request, responder, Payload::Owned(payload));
+                    rest();
                 }
             }));
             return;
         }
         let future = Box::pin(async move {
-            if let Work::Future(future) = this.start(request, responder, Payload::Owned(payload)) {
+            if let Work::Future(future) = rest() {
                 future.await;
             }
         });
@@ -250,11 +322,13 @@ impl Registration {
 
     /// Calls the handler. A panic drops the responder, which answers.
     fn start(&self, request: Request, responder: RawResponder, payload: Payload<'_>) -> Work {
-        let start = || within_rpc(self.id, || (self.handler.start)(request, responder, payload));
-        catch_unwind(AssertUnwindSafe(start)).unwrap_or_else(|panic| {
-            report_panic(&self.name, panic);
-            Work::Done
-        })
+        self.catch(|| (self.handler.start)(request, responder, payload)).unwrap_or(Work::Done)
+    }
+
+    /// Runs a part of the handler; `None` if it panics.
+    fn catch<T>(&self, part: impl FnOnce() -> T) -> Option<T> {
+        let caught = catch_unwind(AssertUnwindSafe(|| within_rpc(self.id, part)));
+        caught.map_err(|panic| report_panic(&self.name, panic)).ok()
     }
 }
 

@@ -122,6 +122,45 @@ impl Provider {
         self.add(rpc.name, rpc.response_disabled, Handler::raw_blocking(handler))
     }
 
+    /// As [`Engine::register_raw_gated`].
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered at this provider already.
+    pub fn register_raw_gated<'a, T, A, F, Fut>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        admit: A,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, rpc.response_disabled, Handler::gated(admit, handler))
+    }
+
+    /// As [`Engine::register_raw_gated_blocking`].
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered at this provider already.
+    pub fn register_raw_gated_blocking<'a, T, A, F>(
+        &self,
+        rpc: impl Into<RawRpc<'a>>,
+        admit: A,
+        handler: F,
+    ) -> Result<RpcId, RegisterError>
+    where
+        T: Send + 'static,
+        A: Fn(Request, Buffer, RawResponder) -> Option<T> + Send + Sync + 'static,
+        F: Fn(T) + Send + Sync + 'static,
+    {
+        let rpc = rpc.into();
+        self.add(rpc.name, rpc.response_disabled, Handler::gated_blocking(admit, handler))
+    }
+
     /// Takes back one RPC. `false` if this provider did not register it.
     pub fn deregister<In, Out>(&self, rpc: Rpc<In, Out>) -> bool {
         let mut names = self.names.lock();
