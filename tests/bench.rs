@@ -1,10 +1,11 @@
 //! `mochi bench` as scripts see it. Nothing here asserts a speed.
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 
-const CASES: [&str; 14] = [
+const CASES: [&str; 20] = [
     "call/0B/1",
     "call/64B/1",
     "call/1KiB/1",
@@ -19,7 +20,33 @@ const CASES: [&str; 14] = [
     "push/64KiB",
     "push/1MiB",
     "push/16MiB",
+    "crowd/64B/10",
+    "crowd/64B/100",
+    "crowd/64B/1000",
+    "fair/64B/10",
+    "fair/64B/100",
+    "fair/64B/1000",
 ];
+
+const SEALED: [&str; 15] = [
+    "sealed/0B/1",
+    "sealed/64B/1",
+    "sealed/1KiB/1",
+    "sealed/64KiB/1",
+    "sealed/0B/64",
+    "sealed/64B/64",
+    "sealed/1KiB/64",
+    "sealed/64KiB/64",
+    "handshake",
+    "sealed-crowd/64B/10",
+    "sealed-crowd/64B/100",
+    "sealed-crowd/64B/1000",
+    "sealed-fair/64B/10",
+    "sealed-fair/64B/100",
+    "sealed-fair/64B/1000",
+];
+
+const QUICK: [&str; 6] = ["--duration", "0.02", "--warmup", "0", "--rounds", "1"];
 
 fn bench(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
@@ -49,36 +76,60 @@ fn error_line(arguments: &[&str]) -> String {
 }
 
 fn names(report: &Value) -> Vec<&str> {
-    let rows = report["rows"].as_array().expect("rows");
-    rows.iter().map(|row| row["case"].as_str().expect("a name")).collect()
+    rows(report).iter().map(|row| row["case"].as_str().expect("a name")).collect()
+}
+
+fn rows(report: &Value) -> &[Value] {
+    report["rows"].as_array().expect("rows")
+}
+
+fn is_positive(value: &Value) -> bool {
+    value.as_f64().is_some_and(|value| value > 0.0 && value.is_finite())
 }
 
 #[test]
-fn every_case_has_its_figures_in_the_json() {
-    let report = json(&["--json", "--duration", "0.05", "--rounds", "1"]);
-    assert_eq!(names(&report), CASES);
-    for row in report["rows"].as_array().expect("rows") {
-        assert_eq!(row["transport"], "tcp", "{row}");
-        for figure in ["p50_us", "p99_us", "per_s", "floor", "ratio"] {
-            let value = row[figure].as_f64();
-            assert!(value.is_some_and(|value| value > 0.0 && value.is_finite()), "{figure} of {row}");
+fn every_case_has_its_figures_in_the_json_over_each_transport() {
+    for transport in ["tcp", "sm"] {
+        let report = json(&[&QUICK[..], &["--json", "--transport", transport]].concat());
+        assert_eq!(names(&report), CASES);
+        for row in rows(&report) {
+            assert_eq!(row["transport"], transport, "{row}");
+            for figure in ["p50_us", "p99_us", "per_s", "floor", "ratio"] {
+                assert!(is_positive(&row[figure]), "{figure} of {row}");
+            }
+            let bytes = row["bytes_per_s"].as_f64().expect("a number");
+            let name = row["case"].as_str().expect("a name");
+            assert_eq!(bytes == 0.0, name.contains("/0B/"), "{row}");
+            assert!(row["p50_us"].as_f64() <= row["p99_us"].as_f64(), "{row}");
+            // The slowest one cannot have had more than its share.
+            let is_share = row["slowest"].as_f64().is_some_and(|share| share > 0.0 && share <= 1.0);
+            assert_eq!(is_share, name.starts_with("fair"), "{row}");
         }
-        let bytes = row["bytes_per_s"].as_f64().expect("a number");
-        let empty = row["case"].as_str().is_some_and(|case| case.contains("/0B/"));
-        assert_eq!(bytes == 0.0, empty, "{row}");
-        assert!(row["p50_us"].as_f64() <= row["p99_us"].as_f64(), "{row}");
+        let machine = &report["machine"];
+        assert!(machine["cpus"].as_u64().is_some_and(|cpus| cpus > 0));
+        for fact in ["kernel", "model"] {
+            assert!(machine[fact].as_str().is_some_and(|fact| !fact.is_empty()));
+        }
     }
-    let machine = &report["machine"];
-    assert!(machine["cpus"].as_u64().is_some_and(|cpus| cpus > 0));
-    for fact in ["kernel", "model"] {
-        assert!(machine[fact].as_str().is_some_and(|fact| !fact.is_empty()));
+}
+
+#[test]
+fn a_thousand_clients_have_their_memory_weighed() {
+    for (transport, least) in [("tcp", 256.0), ("sm", 4096.0)] {
+        let arguments = ["--json", "--transport", transport, "--cases", "^crowd/64B/1000,^fair/64B/10$"];
+        let report = json(&[&QUICK[..], &arguments].concat());
+        assert_eq!(names(&report), ["crowd/64B/1000", "fair/64B/10"]);
+        let [many, few] = rows(&report) else { panic!("{report}") };
+        // A connection over shared memory has a page of each ring in use at least.
+        assert!(many["bytes_each"].as_f64().is_some_and(|bytes| bytes > least && bytes < 1e6), "{many}");
+        assert!(few["bytes_each"].is_null(), "{few}");
     }
 }
 
 #[test]
 fn the_table_has_the_chosen_cases_only() {
     let quick = ["--duration", "0.02", "--warmup", "0", "--rounds", "2"];
-    let text = stdout(&bench(&[&quick[..], &["--cases", "64B/1,/0B/64"]].concat()));
+    let text = stdout(&bench(&[&quick[..], &["--cases", "64B/1$,/0B/64"]].concat()));
     assert!(text.contains("call/64B/1 ") && text.contains("call/0B/64"), "{text}");
     assert!(!text.contains("KiB"), "{text}");
 
@@ -89,11 +140,16 @@ fn the_table_has_the_chosen_cases_only() {
 
 #[test]
 fn sessions_are_measured_on_request_next_to_plain_calls() {
-    let quick = ["--json", "--duration", "0.05", "--rounds", "1", "--auth", "--cases", "sealed/64B,handshake"];
-    let report = json(&quick);
-    assert_eq!(names(&report), ["sealed/64B/1", "sealed/64B/64", "handshake"]);
-    for row in report["rows"].as_array().expect("rows") {
-        assert!(row["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0 && ratio.is_finite()), "{row}");
+    let few: Vec<&str> = SEALED.into_iter().filter(|name| name.contains("/64B") && !name.contains("/100")).collect();
+    for (arguments, cases) in
+        [(&["--transport", "tcp"][..], &SEALED[..]), (&["--transport", "sm", "--cases", "sealed/64B,/10$"], &few)]
+    {
+        let report = json(&[&QUICK[..], &["--json", "--auth"], arguments].concat());
+        assert_eq!(names(&report), cases);
+        assert_eq!(report["mechanism"], "key");
+        for row in rows(&report) {
+            assert!(is_positive(&row["ratio"]), "{row}");
+        }
     }
     assert!(error_line(&["--cases", "sealed"]).contains("--auth"));
     let error = error_line(&["--auth", "munge", "--munge-socket", "/nonexistent/socket", "--cases", "handshake"]);
@@ -101,9 +157,90 @@ fn sessions_are_measured_on_request_next_to_plain_calls() {
 }
 
 #[test]
+fn many_sessions_are_opened_when_they_are_named() {
+    let report = json(&[&QUICK[..], &["--json", "--auth", "--cases", "sessions/1000$"]].concat());
+    assert_eq!(names(&report), ["sessions/1000"]);
+    let row = &rows(&report)[0];
+    assert!(is_positive(&row["bytes_each"]) && is_positive(&row["ratio"]), "{row}");
+}
+
+#[test]
+fn one_run_compares_transports_with_sessions_and_without() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("bench.json");
+    let arguments = ["--all", "--cases", "64B/1$", "--markdown", "--save", file.to_str().expect("UTF-8")];
+    let text = stdout(&bench(&[&QUICK[..], &arguments].concat()));
+    let saved: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("it was written")).expect("JSON");
+    let found: Vec<_> = rows(&saved).iter().map(|row| (row["transport"].as_str(), row["case"].as_str())).collect();
+    let all = ["tcp", "sm"].map(|transport| ["call/64B/1", "sealed/64B/1"].map(|case| (Some(transport), Some(case))));
+    assert_eq!(found, all.concat());
+    for (transport, case) in all.concat() {
+        let start = format!("| {} | `{}` | ", transport.unwrap(), case.unwrap());
+        let line = text.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(line.matches(" | ").count(), 8, "{line}");
+    }
+    assert!(error_line(&["--save", "/nonexistent/bench.json"]).contains("/nonexistent/bench.json"));
+}
+
+#[test]
+fn a_server_that_runs_already_is_measured_without_a_floor() {
+    let mut server = serve(&["serve", "tcp", "--auth"]);
+    let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("a line");
+    let address = line.trim_end().strip_prefix("Server running at address ").expect("the line for scripts");
+
+    let there = [&QUICK[..], &["--server", address, "--all", "--cases", "64B/1$,64KiB$,handshake"]].concat();
+    let report = json(&[&there[..], &["--json"]].concat());
+    assert_eq!(names(&report), ["call/64B/1", "pull/64KiB", "push/64KiB", "sealed/64B/1", "handshake"]);
+    assert_eq!(report["server"], address);
+    for row in rows(&report) {
+        assert_eq!(row["transport"], "native+tcp");
+        // Calls within a session have plain ones to be compared with; these have nothing.
+        let floored = row["case"] == "sealed/64B/1" || row["case"] == "handshake";
+        assert_eq!(is_positive(&row["floor"]), floored, "{row}");
+        assert_eq!(row["ratio"].is_null(), !floored, "{row}");
+    }
+    let table = self::stdout(&bench(&there));
+    let call = table.lines().find(|line| line.contains("call/64B/1")).expect("its row");
+    assert!(call.ends_with("-      -"), "{call}");
+
+    server.kill().expect("it runs");
+    server.wait().expect("it ended");
+    assert!(error_line(&there).contains(address));
+}
+
+#[test]
+fn a_server_that_serves_no_benches_is_an_error_that_says_what_to_start() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let engine = runtime.block_on(margo_rs::Engine::listen("native+tcp://127.0.0.1:0")).expect("it listens");
+    let error = error_line(&["--server", engine.address().as_str()]);
+    assert!(error.contains("mochi bench serve"), "{error}");
+}
+
+#[test]
+fn clients_that_there_are_no_files_for_are_left_out_or_named_as_the_reason() {
+    let limited = |arguments: &str| {
+        let program = env!("CARGO_BIN_EXE_mochi");
+        let script = format!("ulimit -n 1024; exec \"$0\" bench --duration 0.01 --warmup 0 --rounds 1 {arguments}");
+        Command::new("sh").args(["-c", &script, program]).output().expect("sh starts")
+    };
+    let output = limited("--cases crowd/64B/1000");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("ulimit -n") && error.contains("1024"), "{error}");
+
+    let output = limited("--json");
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(names(&report).contains(&"crowd/64B/100") && !names(&report).contains(&"crowd/64B/1000"), "{report}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("crowd/64B/1000"), "{output:?}");
+}
+
+#[test]
 fn each_kind_of_progress_and_one_processor_for_both_are_measured() {
     for options in [&["--progress", "busy"][..], &["--progress", "park"], &["--pin", "0,0"]] {
-        let quick = ["--json", "--cases", "64B/1", "--duration", "0.02", "--rounds", "1"];
+        let quick = ["--json", "--cases", "64B/1$", "--duration", "0.02", "--rounds", "1"];
         let output = bench(&[&quick[..], options].concat());
         // Not every machine lets us have its first processor.
         if String::from_utf8_lossy(&output.stderr).contains("cannot stay on processor") {
@@ -125,6 +262,9 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         (&["--progress", "never"], "adaptive"),
         (&["--pin", "0"], "0,1"),
         (&["--bogus"], "--bogus"),
+        (&["--server", "native+tcp://127.0.0.1:1", "--pin", "0,1"], "--pin"),
+        (&["--server", "native+tcp://127.0.0.1:1", "--transport", "sm"], "--transport"),
+        (&["--json", "--markdown"], "--markdown"),
     ] {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
@@ -136,36 +276,41 @@ fn wrong_arguments_exit_with_2_and_say_why() {
 
 #[test]
 fn what_the_server_process_cannot_do_is_one_line() {
-    let quick = ["--cases", "64B/1", "--duration", "0.02", "--rounds", "1"];
+    let quick = ["--cases", "64B/1$", "--duration", "0.02", "--rounds", "1"];
     let fails = |options: &[&str]| error_line(&[&quick[..], options].concat());
     assert!(fails(&["--transport", "ofi+verbs"]).contains("Mercury"));
     assert!(fails(&["--transport", "native+tcp://192.0.2.1:0"]).contains("192.0.2.1"));
     assert!(fails(&["--pin", "0,1023"]).contains("1023"));
 }
 
+#[test]
+fn an_address_that_cannot_be_is_one_line() {
+    assert!(error_line(&["--server", "nonsense://"]).contains("nonsense://"));
+    assert!(error_line(&["serve", "native+tcp://192.0.2.1:0"]).contains("192.0.2.1"));
+}
+
+/// A part of `mochi bench` with its standard streams in our hands.
+fn serve(arguments: &[&str]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
+    command.arg("bench").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.spawn().expect("the tool starts")
+}
+
 /// A killed `mochi bench` takes its server with it, although nobody is left to end that.
 #[test]
 fn no_server_outlives_the_tool() {
-    use std::io::{BufRead, BufReader, Read};
-    use std::process::Stdio;
-
-    for part in [
-        &["serve", "native+tcp://127.0.0.1", "--progress", "busy"][..],
-        &["floor", "--frame", "1", "--in-flight", "1"],
-        &["serve-bulk", "native+tcp://127.0.0.1", "--progress", "park"],
-        &["stream", "--size", "1"],
+    for (part, announced) in [
+        (&["serve", "native+tcp://127.0.0.1", "--progress", "busy", "--child"][..], "127.0.0.1:"),
+        (&["serve", "sm", "--progress", "park", "--child"], "native+sm://"),
+        (&["floor", "--frame", "1", "--in-flight", "1"], "127.0.0.1:"),
+        (&["share", "--frame", "1", "--in-flight", "1", "--polite"], "/proc/"),
+        (&["stream", "--size", "1"], "127.0.0.1:"),
     ] {
-        let mut server = Command::new(env!("CARGO_BIN_EXE_mochi"))
-            .arg("bench")
-            .args(part)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the tool starts");
+        let mut server = serve(part);
         let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
         let mut address = String::new();
         stdout.read_line(&mut address).expect("a line");
-        assert!(address.contains("127.0.0.1:"), "{address}");
+        assert!(address.contains(announced), "{address}");
         // What the kernel does for a parent that was killed.
         drop(server.stdin.take());
         assert_eq!(stdout.read_to_end(&mut Vec::new()).expect("its end"), 0);

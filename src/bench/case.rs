@@ -11,15 +11,25 @@ const CALL_SIZES: [usize; 4] = [0, 64, 1 << 10, 64 << 10];
 const BULK_SIZES: [usize; 3] = [64 << 10, 1 << 20, 16 << 20];
 /// Calls in flight.
 const DEPTHS: [usize; 2] = [1, 64];
+/// Connected clients.
+const CROWDS: [usize; 3] = [10, 100, 1000];
+/// Open sessions.
+const SESSIONS: [usize; 2] = [1000, 100_000];
+/// Payload of calls of which something else than the size is the point, in bytes.
+const SMALL: usize = 64;
 
 /// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight. Bulk
-/// transfers come one after the other: `pull/16MiB`.
+/// transfers come one after the other: `pull/16MiB`. Where it is clients or sessions that are many, the number is theirs:
+/// `crowd/64B/1000`, `sessions/100000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
     pub(super) kind: Kind,
+    /// In an authenticated session.
+    pub(super) sealed: bool,
     /// Payload in bytes.
     pub(super) size: usize,
-    pub(super) in_flight: usize,
+    /// Calls in flight; clients or sessions of the cases that are about these.
+    pub(super) count: usize,
 }
 
 /// What is done.
@@ -27,10 +37,14 @@ pub(super) struct Case {
 pub(super) enum Kind {
     /// An RPC that echoes its argument.
     Call,
-    /// The same in an authenticated session.
-    Sealed,
+    /// The same by one client, while others are connected.
+    Crowd,
+    /// The same by all clients at once.
+    Fair,
     /// The making of a session.
     Handshake,
+    /// Calls in one session after the other of many.
+    Sessions,
     /// A bulk transfer from the server's memory.
     Pull,
     /// A bulk transfer into the server's memory.
@@ -63,47 +77,69 @@ impl Aspect {
 
 impl Case {
     pub(super) fn all() -> impl Iterator<Item = Case> {
-        let echoes = |kind| {
+        let case = |kind, sealed, size, count| Case { kind, sealed, size, count };
+        let echoes = move |sealed| {
             DEPTHS
                 .into_iter()
-                .flat_map(move |in_flight| CALL_SIZES.into_iter().map(move |size| Case { kind, size, in_flight }))
+                .flat_map(move |depth| CALL_SIZES.into_iter().map(move |size| case(Kind::Call, sealed, size, depth)))
         };
-        let moves = |kind| BULK_SIZES.into_iter().map(move |size| Case { kind, size, in_flight: 1 });
-        let handshake = Case { kind: Kind::Handshake, size: 0, in_flight: 1 };
-        let plain = echoes(Kind::Call).chain(moves(Kind::Pull)).chain(moves(Kind::Push));
-        plain.chain(echoes(Kind::Sealed)).chain([handshake])
+        let moves = move |kind| BULK_SIZES.into_iter().map(move |size| case(kind, false, size, 1));
+        let crowds = move |sealed| {
+            let of = move |kind| CROWDS.into_iter().map(move |clients| case(kind, sealed, SMALL, clients));
+            of(Kind::Crowd).chain(of(Kind::Fair))
+        };
+        let sessions = SESSIONS.into_iter().map(move |sessions| case(Kind::Sessions, true, SMALL, sessions));
+        let plain = echoes(false).chain(moves(Kind::Pull)).chain(moves(Kind::Push)).chain(crowds(false));
+        let handshake = case(Kind::Handshake, true, 0, 1);
+        plain.chain(echoes(true)).chain([handshake]).chain(crowds(true)).chain(sessions)
     }
 
-    /// Whether it is about authenticated sessions.
-    pub(super) fn is_of_auth(&self) -> bool {
-        matches!(self.kind, Kind::Sealed | Kind::Handshake)
+    /// Whether it takes long to set up, so that it is measured on request alone, in one round.
+    pub(super) fn is_long(&self) -> bool {
+        self.kind == Kind::Sessions
     }
 
-    /// The case without a session that it is compared with.
+    /// How many clients it needs.
+    pub(super) fn clients(&self) -> usize {
+        if matches!(self.kind, Kind::Crowd | Kind::Fair) { self.count } else { 1 }
+    }
+
+    /// Calls with the same payload, so many in flight.
+    pub(super) fn calls(self, in_flight: usize) -> Case {
+        Case { kind: Kind::Call, count: in_flight, ..self }
+    }
+
+    /// Calls with the same payload, without a session.
     pub(super) fn plain(self) -> Case {
-        Case { kind: Kind::Call, ..self }
+        Case { kind: Kind::Call, sealed: false, ..self }
     }
 
     pub(super) fn aspect(&self) -> Aspect {
         match self.kind {
-            Kind::Pull | Kind::Push => Aspect::Rate,
-            _ if self.in_flight == 1 => Aspect::Latency,
-            _ => Aspect::Rate,
+            Kind::Pull | Kind::Push | Kind::Fair => Aspect::Rate,
+            Kind::Call if self.count > 1 => Aspect::Rate,
+            _ => Aspect::Latency,
         }
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Case { kind, size, in_flight } = *self;
+        let Case { kind, sealed, size, count } = *self;
         let size = Size(size);
-        f.pad(&match kind {
-            Kind::Call => format!("call/{size}/{in_flight}"),
-            Kind::Sealed => format!("sealed/{size}/{in_flight}"),
-            Kind::Handshake => return f.pad("handshake"),
-            Kind::Pull => format!("pull/{size}"),
-            Kind::Push => format!("push/{size}"),
-        })
+        let what = match (kind, sealed) {
+            (Kind::Handshake, _) => return f.pad("handshake"),
+            (Kind::Sessions, _) => return f.pad(&format!("sessions/{count}")),
+            (Kind::Pull, _) => return f.pad(&format!("pull/{size}")),
+            (Kind::Push, _) => return f.pad(&format!("push/{size}")),
+            (Kind::Call, false) => "call",
+            (Kind::Call, true) => "sealed",
+            (Kind::Crowd, false) => "crowd",
+            (Kind::Crowd, true) => "sealed-crowd",
+            (Kind::Fair, false) => "fair",
+            (Kind::Fair, true) => "sealed-fair",
+        };
+        f.pad(&format!("{what}/{size}/{count}"))
     }
 }
 
@@ -121,15 +157,15 @@ impl fmt::Display for Size {
     }
 }
 
-/// Part of the names of the wanted cases, whose end is written `$`; at least one case has it.
+/// Part of the names of the wanted cases, whose beginning is written `^` and whose end `$`; at least one case has it.
 #[derive(Clone, Debug)]
 pub(super) struct Filter(String);
 
 impl Filter {
-    /// Whether one of `filters` wants `case`, or there is none.
+    /// Whether one of `filters` names `case`.
     pub(super) fn any(filters: &[Filter], case: &Case) -> bool {
-        let name = format!("{case}$");
-        filters.is_empty() || filters.iter().any(|filter| name.contains(&filter.0))
+        let name = format!("^{case}$");
+        filters.iter().any(|filter| name.contains(&filter.0))
     }
 }
 
@@ -153,14 +189,25 @@ mod tests {
 
     #[test]
     fn names_say_what_how_large_and_how_many() {
-        let case = |size, in_flight| Case { kind: Kind::Call, size, in_flight }.to_string();
-        assert_eq!(case(0, 1), "call/0B/1");
-        assert_eq!(case(64, 64), "call/64B/64");
-        assert_eq!(case(1500, 1), "call/1500B/1");
-        assert_eq!(case(64 << 10, 1), "call/64KiB/1");
-        assert_eq!(case(16 << 20, 1), "call/16MiB/1");
-        assert_eq!(Case { kind: Kind::Pull, size: 16 << 20, in_flight: 1 }.to_string(), "pull/16MiB");
-        assert_eq!(Case { kind: Kind::Push, size: 64 << 10, in_flight: 1 }.to_string(), "push/64KiB");
+        let name = |kind, sealed, size, count| Case { kind, sealed, size, count }.to_string();
+        assert_eq!(name(Kind::Call, false, 0, 1), "call/0B/1");
+        assert_eq!(name(Kind::Call, true, 64, 64), "sealed/64B/64");
+        assert_eq!(name(Kind::Call, false, 1500, 1), "call/1500B/1");
+        assert_eq!(name(Kind::Call, false, 64 << 10, 1), "call/64KiB/1");
+        assert_eq!(name(Kind::Crowd, false, 64, 1000), "crowd/64B/1000");
+        assert_eq!(name(Kind::Fair, true, 64, 10), "sealed-fair/64B/10");
+        assert_eq!(name(Kind::Sessions, true, 64, 100_000), "sessions/100000");
+        assert_eq!(name(Kind::Pull, false, 16 << 20, 1), "pull/16MiB");
+        assert_eq!(name(Kind::Push, false, 64 << 10, 1), "push/64KiB");
+    }
+
+    #[test]
+    fn no_two_cases_share_a_name() {
+        let mut names: Vec<String> = Case::all().map(|case| case.to_string()).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 
     #[test]
@@ -168,6 +215,8 @@ mod tests {
         assert!("64B/1".parse::<Filter>().is_ok());
         let deep = ["/64$".parse().unwrap()];
         assert_eq!(Case::all().filter(|case| Filter::any(&deep, case)).count(), 2 * CALL_SIZES.len());
+        let plain = ["^crowd".parse().unwrap()];
+        assert_eq!(Case::all().filter(|case| Filter::any(&plain, case)).count(), CROWDS.len());
         assert!("nothing".parse::<Filter>().unwrap_err().contains("call/64KiB/64"));
     }
 }

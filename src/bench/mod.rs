@@ -3,13 +3,15 @@
 //! ```text
 //! case.rs      what can be measured, and its names
 //! rounds.rs    the order of measurements, and the round in the middle of them
-//! calls/       RPC echo: the server process and the client
-//! bulk/        transfers: the server process and the client
-//! floor.rs     the same bytes over a spinning socket: the server process and the client
-//! stream.rs    the same for bulk data, which goes one way
+//! serve.rs     the server process of calls and transfers, also for clients elsewhere
+//! target.rs    the server that is measured: one of those, or a given one
+//! calls/       RPC echo, by one client and by many, with sessions and without
+//! bulk.rs      transfers
+//! floor/       the same bytes over a bare socket or through bare shared memory
 //! process.rs   server processes, which end with us
+//! files.rs     open files, of which many clients need many
 //! sample.rs    times of one measurement
-//! report.rs    the table and the JSON
+//! report/      the table, for people and for documents, and the JSON
 //! machine.rs   where it ran; pinning
 //! ```
 //!
@@ -19,23 +21,27 @@
 mod bulk;
 mod calls;
 mod case;
+mod files;
 mod floor;
 mod machine;
 mod process;
 mod report;
 mod rounds;
 mod sample;
-mod stream;
+mod serve;
+mod target;
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use margo_rs::Progress;
+use margo_rs::{Address, Progress};
 use mochi_rs::program::{Outcome, say};
 
+use self::calls::Mechanism;
 use self::case::{Case, Filter};
 use self::machine::{Machine, Pins};
 use self::report::Report;
@@ -45,23 +51,36 @@ Starts an echo server in a process of its own and calls it: typed RPCs of a byte
 ways. The client is one thread with tokio's current_thread runtime. `/1` cases await one call after the other; `/64` \
 cases are 64 tasks of a LocalSet that do so, over one connection.
 
-The floor is the same number of payload bytes, without any header, echoed over a bare TCP socket by two processes that \
-never sleep: they read what is there and answer it with one write. (It is measured with and without sched_yield; the \
-better one counts.) Each round measures both. The ratio is the figure \
-over its floor: of the median times for `/1` (1 is best, higher is slower), of the calls per second for `/64` (1 is best, \
-lower is slower). `pull` and `push` move bulk data between memory of the two processes, one transfer after the other; \
-their floor is bytes that stream over a bare socket without a pause, and the ratio is of transfers per second. All figures \
-of a row are those of one round, the one with the median ratio. B/s counts payload, one way.
+The floor is the same number of payload bytes, without any header, echoed by two processes that never sleep. Under TCP it \
+is a bare socket: they read what is there and answer it with one write. Under shared memory they hand cache lines back and \
+forth, without a system call. (Both are measured with and without sched_yield; the better one counts.) Each round measures \
+case and floor. The ratio is the figure over its floor: of the median times for `/1` (1 is best, higher is slower), of the \
+calls per second for `/64` (1 is best, lower is slower). `pull` and `push` move bulk data between memory of the two \
+processes, one transfer after the other; their floor is bytes that stream over a bare socket without a pause or, under \
+shared memory, one memcpy, and the ratio is of transfers per second. All figures of a row are those of one round, the one \
+with the median ratio. B/s counts payload, one way.
+
+`crowd/64B/1000` is one client that calls while 999 others are connected; its floor is the same without the others. \
+`fair/64B/1000` is a thousand clients that all call, each one call after the other; its floor is one connection with a \
+thousand calls in flight. The notes say what the server's memory grew by for each client, and what the slowest client got \
+done of what each would have got if all were equal.
 
 With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind. The floor of a \
-handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential.";
+handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential. \
+`sessions/100000` are calls in one session after the other of so many, and take a while to set up: they are measured with \
+--all, or if --cases names them, in one round; their floor is one session.
+
+To measure between two hosts, run `mochi bench serve native+tcp://eth0` on one, and `mochi bench --server` with the address \
+that it prints on the other. Calls and transfers have no floor then.";
+
+const USAGE: &str = "mochi bench [OPTIONS]\n       mochi bench serve [OPTIONS] [ADDRESS]";
 
 #[derive(Args)]
 #[command(
     after_long_help = ABOUT,
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
-    override_usage = "mochi bench [OPTIONS]"
+    override_usage = USAGE
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -70,26 +89,35 @@ pub(crate) struct Arguments {
     options: Options,
 }
 
-/// The processes that a measurement starts.
+/// Server processes; the hidden ones are started by measurements alone.
 #[derive(Subcommand)]
 enum Part {
+    /// Serve `mochi bench --server`, from this or another host: whoever can reach it can make it work
+    Serve(serve::Arguments),
     #[command(hide = true)]
-    Serve(calls::server::Arguments),
+    Floor(floor::EchoArguments),
     #[command(hide = true)]
-    Floor(floor::Arguments),
+    Share(floor::EchoArguments),
     #[command(hide = true)]
-    ServeBulk(bulk::server::Arguments),
-    #[command(hide = true)]
-    Stream(stream::Arguments),
+    Stream(floor::stream::Arguments),
 }
 
 #[derive(Args)]
 struct Options {
-    /// What the calls go over: `tcp` is native+tcp on the loopback interface; or an address to listen on
-    #[arg(long, default_value = "tcp")]
-    transport: String,
+    /// What the calls go over: `tcp` is native+tcp on the loopback interface, `sm` is native+sm; or an address to listen
+    /// on; several, with commas between
+    #[arg(long, value_delimiter = ',', default_value = "tcp")]
+    transport: Vec<String>,
 
-    /// Only cases whose names contain this (`64B`, `/64$`); several, with commas between, add up
+    /// Call the `mochi bench serve` of this address, instead of servers on this host
+    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["transport", "pin"])]
+    server: Option<String>,
+
+    /// All there is: tcp and sm (unless --transport says otherwise), without sessions and with
+    #[arg(long)]
+    all: bool,
+
+    /// Only cases whose names contain this (`64B`, `^crowd`, `/64$`); several, with commas between, add up
     #[arg(long, value_name = "TEXT", value_delimiter = ',')]
     cases: Vec<Filter>,
 
@@ -109,9 +137,9 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     progress: Waiting,
 
-    /// Measure authenticated sessions instead: sealed calls next to plain ones, and handshakes
+    /// Measure authenticated sessions instead: sealed calls next to plain ones, handshakes, many clients
     #[arg(long, value_enum, value_name = "MECHANISM", num_args = 0..=1, default_missing_value = "key")]
-    auth: Option<calls::Mechanism>,
+    auth: Option<Mechanism>,
 
     /// Socket of munged, for `--auth munge`
     #[arg(long, value_name = "PATH", requires = "auth")]
@@ -126,8 +154,46 @@ struct Options {
     client: calls::client::Shape,
 
     /// Print JSON for scripts
-    #[arg(long)]
+    #[arg(long, conflicts_with = "markdown")]
     json: bool,
+
+    /// Print the table as Markdown
+    #[arg(long)]
+    markdown: bool,
+
+    /// Write the JSON to a file as well
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+}
+
+/// What one measurement is made with.
+#[derive(Clone, Copy)]
+struct Setup<'a> {
+    options: &'a Options,
+    transport: &'a str,
+    /// For servers and clients of cases that are about sessions.
+    auth: Option<Mechanism>,
+}
+
+impl Options {
+    fn transports(&self) -> Outcome<Vec<String>> {
+        if let Some(server) = &self.server {
+            let address: Address = server.parse()?;
+            return Ok(vec![address.protocol().to_owned()]);
+        }
+        if self.all && self.transport == ["tcp"] {
+            return Ok(["tcp", "sm"].map(str::to_owned).into());
+        }
+        Ok(self.transport.clone())
+    }
+
+    fn wants(&self, case: &Case) -> bool {
+        let named = match self.cases.is_empty() {
+            true => self.all || !case.is_long(),
+            false => Filter::any(&self.cases, case),
+        };
+        named && (self.all || case.sealed == self.auth.is_some())
+    }
 }
 
 /// [`Progress`] by its name.
@@ -164,10 +230,10 @@ impl Waiting {
 pub(crate) async fn run(arguments: Arguments) -> Outcome {
     let work = move || match arguments.part {
         None => measure(&arguments.options),
-        Some(Part::Serve(arguments)) => calls::server::run(&arguments),
-        Some(Part::Floor(arguments)) => floor::serve(&arguments),
-        Some(Part::ServeBulk(arguments)) => bulk::server::run(&arguments),
-        Some(Part::Stream(arguments)) => stream::serve(&arguments),
+        Some(Part::Serve(arguments)) => serve::run(&arguments),
+        Some(Part::Floor(arguments)) => floor::tcp::serve(&arguments),
+        Some(Part::Share(arguments)) => floor::shared::serve(&arguments),
+        Some(Part::Stream(arguments)) => floor::stream::serve(&arguments),
     };
     match thread::Builder::new().name("bench".to_owned()).spawn(work)?.join() {
         Ok(outcome) => outcome,
@@ -181,25 +247,82 @@ fn measure(options: &Options) -> Outcome {
     if let Some(pins) = options.pin {
         machine::pin(pins.client)?;
     }
-    let wanted = |case: &Case| case.is_of_auth() == options.auth.is_some() && Filter::any(&options.cases, case);
-    let cases: Vec<Case> = Case::all().filter(wanted).collect();
-    if cases.is_empty() {
-        return Err("no case left: `sealed` and `handshake` need --auth, and the others are measured without it".into());
+    files::raise_limit();
+    let transports = options.transports()?;
+    let cases = cases(options)?;
+    // Before measuring, which takes a while.
+    let mut save = options.save.as_deref().map(Save::open).transpose()?;
+    if let Some(server) = &options.server {
+        target::check(server)?;
     }
     let mut rows = Vec::new();
-    for (number, &case) in cases.iter().enumerate() {
-        let show = |round: u32| show_progress(number + 1, cases.len(), case, round, options.rounds);
-        let row = rounds::measure(options, case, show);
-        clear_progress();
-        rows.push(row?);
+    let count = transports.len() * cases.len();
+    for transport in &transports {
+        for &case in &cases {
+            let auth = case.sealed.then(|| options.auth.unwrap_or(Mechanism::Key));
+            let number = rows.len() + 1;
+            let show = |round: u32| show_progress(number, count, case, round, options.rounds);
+            let row = rounds::measure(&Setup { options, transport, auth }, case, show);
+            clear_progress();
+            rows.push(row?);
+        }
     }
     let report = Report::new(options, machine, rows);
+    if let Some(save) = &mut save {
+        save.write(&report)?;
+    }
     if options.json {
         say(serde_json::to_string_pretty(&report)?);
+    } else if options.markdown {
+        say(report.markdown());
     } else {
         say(report);
     }
     Ok(())
+}
+
+/// The cases that are wanted, without those that are not asked for by name and that this process may not have the files for.
+fn cases(options: &Options) -> Outcome<Vec<Case>> {
+    let mut cases = Vec::new();
+    for case in Case::all().filter(|case| options.wants(case)) {
+        match files::suffice(&case) {
+            Ok(()) => cases.push(case),
+            Err(error) if options.cases.is_empty() => say_aside(format_args!("left out: {error}")),
+            Err(error) => return Err(error),
+        }
+    }
+    if cases.is_empty() {
+        return Err(
+            "no case left: those of sessions (`sealed`, `handshake`, `sessions`) need --auth or --all, and the \
+                    others are measured without --auth"
+                .into(),
+        );
+    }
+    Ok(cases)
+}
+
+/// A file for the JSON.
+struct Save<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Save<'a> {
+    fn open(path: &'a Path) -> Outcome<Self> {
+        let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(&mut self, report: &Report) -> Outcome {
+        let text = serde_json::to_string_pretty(report)?;
+        let written = writeln!(self.file, "{text}");
+        written.map_err(|error| format!("cannot write {}: {error}", self.path.display()).into())
+    }
+}
+
+/// A line on standard error; nothing better can be done where that is closed.
+fn say_aside(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn show_progress(number: usize, cases: usize, case: Case, round: u32, rounds: u32) {

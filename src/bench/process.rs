@@ -19,12 +19,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts `mochi bench` with these arguments and waits for its address.
-    pub(super) fn start(arguments: &[&str]) -> Outcome<Self> {
+    /// Starts that part of `mochi bench` with these arguments and waits for its address.
+    pub(super) fn start(part: &str, arguments: &[String]) -> Outcome<Self> {
         let program =
             env::current_exe().map_err(|error| format!("cannot find this program to start its server: {error}"))?;
         let child = Command::new(program)
-            .arg("bench")
+            .args(["bench", part])
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

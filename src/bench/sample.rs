@@ -35,7 +35,8 @@ impl Recorder {
 
     pub(super) fn sample(&self, since: Instant) -> Sample {
         let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
-        Sample { p50_us: micros(0.5), p99_us: micros(0.99), per_s: self.count as f64 / since.elapsed().as_secs_f64() }
+        let per_s = self.count as f64 / since.elapsed().as_secs_f64();
+        Sample { p50_us: micros(0.5), p99_us: micros(0.99), per_s, bytes_each: None, slowest: None }
     }
 }
 
@@ -45,4 +46,8 @@ pub(super) struct Sample {
     pub(super) p50_us: f64,
     pub(super) p99_us: f64,
     pub(super) per_s: f64,
+    /// Memory that the server took for each client or session, in bytes.
+    pub(super) bytes_each: Option<f64>,
+    /// What the slowest client got done, as a part of what each would have got if all were equal.
+    pub(super) slowest: Option<f64>,
 }

@@ -13,13 +13,14 @@ use mochi_auth::session::{Quota, Rate};
 use mochi_auth::{AuthServer, Connection, Identity, Rule};
 use mochi_rs::program::Outcome;
 
-use super::super::Options;
+use super::super::Setup;
 use super::super::rounds::Span;
 
 pub(super) const SEALED_ECHO: Rpc<Blob, Blob> = Rpc::new("bench_sealed_echo");
 
 /// How the client proves who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Mechanism {
     /// A key that both know
     Key,
@@ -28,7 +29,7 @@ pub(crate) enum Mechanism {
 }
 
 impl Mechanism {
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Mechanism::Key => "key",
             Mechanism::Munge => "munge",
@@ -36,7 +37,7 @@ impl Mechanism {
     }
 }
 
-/// The servers of benches serve nobody but the client that started them, on loopback, and echo: their key is no secret.
+/// The servers of benches do nothing that they do not do for strangers as well: their key is no secret.
 fn key() -> Key {
     Key::new(Secret::new(|bytes: &mut [u8; 32]| bytes.fill(0x42)))
 }
@@ -49,8 +50,8 @@ fn munge(socket: Option<&Path>) -> Outcome<Munge> {
     Ok(builder.build()?)
 }
 
-/// Adds the sealed echo to a server, with room for a client that does nothing but shake hands.
-pub(super) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<&Path>) -> Outcome {
+/// Adds the sealed echo to a server, with room for clients that do nothing but shake hands.
+pub(crate) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<&Path>) -> Outcome<AuthServer> {
     let many = 1 << 20;
     let quota = Quota { sessions: many, reserve: 0, half_open: many, half_open_per_node: many, ..Quota::default() };
     let builder = AuthServer::builder()
@@ -67,23 +68,23 @@ pub(super) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<
     };
     let auth = builder.install(engine).await?;
     auth.register(SEALED_ECHO, |_caller, payload| async move { Ok(payload) })?;
-    Ok(())
+    Ok(auth)
 }
 
-pub(super) async fn connect(options: &Options, engine: &Engine, address: &str) -> Outcome<Connection> {
-    let builder = match options.auth.unwrap_or(Mechanism::Key) {
-        Mechanism::Key => Connection::builder().key(key()),
-        Mechanism::Munge => Connection::builder().munge(munge(options.munge_socket.as_deref())?),
+pub(super) async fn connect(setup: &Setup<'_>, engine: &Engine, address: &str) -> Outcome<Connection> {
+    let builder = match setup.auth {
+        Some(Mechanism::Munge) => Connection::builder().munge(munge(setup.options.munge_socket.as_deref())?),
+        _ => Connection::builder().key(key()),
     };
     Ok(builder.open(engine, address).await?)
 }
 
 /// What the daemon of the mechanism takes for one handshake, in the median.
-pub(crate) fn daemon_time(options: &Options, span: Span) -> Outcome<Duration> {
-    if options.auth != Some(Mechanism::Munge) {
+pub(crate) fn daemon_time(setup: &Setup<'_>, span: Span) -> Outcome<Duration> {
+    if setup.auth != Some(Mechanism::Munge) {
         return Ok(Duration::ZERO);
     }
-    let munge = munge(options.munge_socket.as_deref())?;
+    let munge = munge(setup.options.munge_socket.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(async {
         let end = Instant::now() + span.duration;

@@ -10,16 +10,20 @@ use margo_rs::codec::Blob;
 use margo_rs::{Endpoint, Engine};
 use mochi_auth::Connection;
 use mochi_rs::program::Outcome;
+use tokio::runtime::Handle;
 use tokio::task::{JoinSet, LocalSet};
 
-use super::super::Options;
 use super::super::case::{Case, Kind};
 use super::super::rounds::Span;
 use super::super::sample::{Recorder, Sample};
-use super::{ECHO, auth};
+use super::super::serve::{ECHO, State};
+use super::super::{Setup, Waiting, target};
+use super::auth;
 
 /// With several calls in flight, one of so many is timed: reading the clock would cost the others time.
 const TIMED_EVERY: u32 = 16;
+/// Payloads for which that does not matter, in bytes; there, few calls may take long.
+const LARGE: usize = 16 << 10;
 
 /// How a client has several calls in flight. Which is fastest is lost in the noise of a small machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -33,42 +37,69 @@ pub(crate) enum Shape {
     Join,
 }
 
-pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) -> Outcome<Sample> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let engine = Engine::builder(address).progress(options.progress.progress()).connect()?;
-        match case.kind {
-            Kind::Sealed => {
-                let server = auth::connect(options, &engine, address).await?;
-                call_for(&server, options.client, case, span).await
-            }
-            Kind::Handshake => {
-                let server = auth::connect(options, &engine, address).await?;
-                shake_hands_for(&server, span.warmup).await?;
-                shake_hands_for(&server, span.duration).await
-            }
-            _ => {
-                let server = engine.lookup(address).await?;
-                call_for(&server, options.client, case, span).await
-            }
+pub(super) async fn measure(setup: &Setup<'_>, address: &str, case: Case, span: Span) -> Outcome<Sample> {
+    let client = Client::connect(setup, address, case, setup.options.progress).await?;
+    match (&client.server, case.kind) {
+        (Server::Session(server), Kind::Handshake) => {
+            shake_hands_for(server, span.warmup).await?;
+            shake_hands_for(server, span.duration).await
         }
-    })
-}
-
-/// What echoes.
-trait Echo: Clone + 'static {
-    fn echo(&self, payload: &Blob) -> impl Future<Output = Outcome<Blob>> + Send;
-}
-
-impl Echo for Endpoint {
-    async fn echo(&self, payload: &Blob) -> Outcome<Blob> {
-        Ok(self.call(ECHO, payload).await?)
+        _ => call_for(&client, setup.options.client, case, span).await,
     }
 }
 
-impl Echo for Connection {
-    async fn echo(&self, payload: &Blob) -> Outcome<Blob> {
-        Ok(self.call(auth::SEALED_ECHO, payload).await?)
+/// A client with an engine and a connection of its own.
+#[derive(Clone)]
+pub(super) struct Client {
+    engine: Engine,
+    endpoint: Endpoint,
+    server: Server,
+}
+
+/// What echoes.
+#[derive(Clone)]
+enum Server {
+    Plain,
+    Session(Connection),
+}
+
+impl Client {
+    /// Connects, and opens a session if the case is about that.
+    pub(super) async fn connect(setup: &Setup<'_>, address: &str, case: Case, progress: Waiting) -> Outcome<Self> {
+        let here = Handle::current();
+        let engine = Engine::builder(address).progress(progress.progress()).runtime(here).connect()?;
+        let endpoint = engine.lookup(address).await?;
+        let server = match case.sealed {
+            true => Server::Session(auth::connect(setup, &engine, address).await?),
+            false => Server::Plain,
+        };
+        Ok(Self { engine, endpoint, server })
+    }
+
+    /// The same with a session of its own, over the same connection.
+    pub(super) async fn with_session(&self, setup: &Setup<'_>, address: &str) -> Outcome<Self> {
+        let session = auth::connect(setup, &self.engine, address).await?;
+        Ok(Self { server: Server::Session(session), ..self.clone() })
+    }
+
+    pub(super) async fn state(&self) -> Outcome<State> {
+        target::state(&self.endpoint).await
+    }
+
+    /// Ends the client, and with it the threads and files that it has.
+    pub(super) async fn shutdown(self) {
+        self.engine.shutdown().await;
+    }
+
+    pub(super) async fn echo(&self, payload: &Blob) -> Outcome {
+        let answer = match &self.server {
+            Server::Plain => self.endpoint.call(ECHO, payload).await?,
+            Server::Session(session) => session.call(auth::SEALED_ECHO, payload).await?,
+        };
+        if answer.len() != payload.len() {
+            return Err(format!("{} bytes came back of {}", answer.len(), payload.len()).into());
+        }
+        Ok(())
     }
 }
 
@@ -85,19 +116,21 @@ async fn shake_hands_for(server: &Connection, duration: Duration) -> Outcome<Sam
     Ok(recorder.sample(start))
 }
 
-async fn call_for<E: Echo + Send + Sync>(server: &E, shape: Shape, case: Case, span: Span) -> Outcome<Sample> {
-    echo_for(server, shape, case, span.warmup).await?;
-    echo_for(server, shape, case, span.duration).await
+pub(super) async fn call_for(client: &Client, shape: Shape, case: Case, span: Span) -> Outcome<Sample> {
+    echo_for(client, shape, case, span.warmup).await?;
+    echo_for(client, shape, case, span.duration).await
 }
 
-async fn echo_for<E: Echo + Send + Sync>(server: &E, shape: Shape, case: Case, duration: Duration) -> Outcome<Sample> {
+async fn echo_for(client: &Client, shape: Shape, case: Case, duration: Duration) -> Outcome<Sample> {
     let start = Instant::now();
     let end = start + duration;
-    let recorder = if case.in_flight == 1 {
-        caller(server.clone(), case.size, end, 1).await?
+    let in_flight = if case.kind == Kind::Call { case.count } else { 1 };
+    let recorder = if in_flight == 1 {
+        caller(client.clone(), case.size, end, 1).await?
     } else {
-        let caller = || caller(server.clone(), case.size, end, TIMED_EVERY);
-        let callers = std::iter::repeat_with(caller).take(case.in_flight);
+        let timed_every = if case.size < LARGE { TIMED_EVERY } else { 1 };
+        let caller = || caller(client.clone(), case.size, end, timed_every);
+        let callers = std::iter::repeat_with(caller).take(in_flight);
         match shape {
             Shape::Spawn => join(callers.collect::<JoinSet<_>>()).await?,
             Shape::Local => {
@@ -108,23 +141,20 @@ async fn echo_for<E: Echo + Send + Sync>(server: &E, shape: Shape, case: Case, d
                 }
                 local.run_until(join(tasks)).await?
             }
-            Shape::Join => poll_all(callers).await?,
+            Shape::Join => merge(join_all(callers).await?)?,
         }
     };
     Ok(recorder.sample(start))
 }
 
 /// Calls, one after the other, until `end`.
-async fn caller<E: Echo>(server: E, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
+async fn caller(client: Client, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
     let mut recorder = Recorder::new()?;
     let payload = Blob(vec![0x5a; size]);
     let mut start = Instant::now();
     loop {
         for number in 1..=timed_every {
-            let answer = server.echo(&payload).await?;
-            if answer.len() != size {
-                return Err(format!("{} bytes came back of {size}", answer.len()).into());
-            }
+            client.echo(&payload).await?;
             if number == 1 {
                 let now = Instant::now();
                 recorder.record(now - start, 1)?;
@@ -149,17 +179,25 @@ async fn join(mut tasks: JoinSet<Outcome<Recorder>>) -> Outcome<Recorder> {
     Ok(all)
 }
 
-/// A simple join, as of the `futures` crate for few futures: each wake-up polls all.
-async fn poll_all(futures: impl Iterator<Item = impl Future<Output = Outcome<Recorder>>>) -> Outcome<Recorder> {
-    let mut futures: Vec<Pin<Box<_>>> = futures.map(Box::pin).collect();
+fn merge(recorders: Vec<Recorder>) -> Outcome<Recorder> {
     let mut all = Recorder::new()?;
+    for recorder in &recorders {
+        all.merge(recorder)?;
+    }
+    Ok(all)
+}
+
+/// A simple join, as of the `futures` crate for few futures: each wake-up polls all.
+pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = Outcome<T>>>) -> Outcome<Vec<T>> {
+    let mut futures: Vec<Pin<Box<_>>> = futures.map(Box::pin).collect();
+    let mut all = Vec::with_capacity(futures.len());
     poll_fn(|cx| {
         let mut at = 0;
         while at < futures.len() {
             match futures[at].as_mut().poll(cx) {
                 Poll::Pending => at += 1,
-                Poll::Ready(recorder) => {
-                    all.merge(&recorder?)?;
+                Poll::Ready(outcome) => {
+                    all.push(outcome?);
                     drop(futures.swap_remove(at));
                 }
             }

@@ -7,67 +7,24 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use mochi_rs::program::Outcome;
 
-use super::case::Case;
-use super::process::{self, Server};
-use super::rounds::Span;
-use super::sample::{Recorder, Sample};
-use super::{Options, machine};
+use super::super::case::Case;
+use super::super::process::{self, Server};
+use super::super::rounds::Span;
+use super::super::sample::{Recorder, Sample};
+use super::super::{Setup, machine};
+use super::{EchoArguments, Waiting, echo_arguments};
 
 /// Reads are at least this large, in bytes.
 const READ_MIN: usize = 64 << 10;
-/// Silence of the other side after which waiting is given up.
-const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(clap::Args)]
-pub(super) struct Arguments {
-    /// Bytes of a frame
-    #[arg(long)]
-    frame: usize,
-    #[arg(long)]
-    in_flight: usize,
-    #[arg(long)]
-    pin: Option<usize>,
-    /// Let others have the processor between two looks
-    #[arg(long)]
-    polite: bool,
-}
-
-/// Measures the floor of the case: the better of spinning without end and of giving the processor to others between
-/// two looks, which is slower unless others want it.
-pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    let shared = match options.pin {
-        Some(pins) => pins.client == pins.server,
-        None => machine::processors() == 1,
-    };
-    if shared {
-        // Without giving way, each would use up its time slice before the other can answer.
-        return measure_spinning(options, case, span, true);
-    }
-    let half = Span { duration: span.duration / 2, ..span };
-    let greedy = measure_spinning(options, case, half, false)?;
-    let polite = measure_spinning(options, case, half, true)?;
-    Ok(case.aspect().better(greedy, polite))
-}
-
-fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> Outcome<Sample> {
-    let frame = case.size.max(1);
-    let pin = options.pin.map(|pins| pins.server.to_string());
-    let [frame_text, in_flight] = [frame, case.in_flight].map(|number| number.to_string());
-    let mut arguments = vec!["floor", "--frame", &frame_text, "--in-flight", &in_flight];
-    if let Some(pin) = &pin {
-        arguments.extend(["--pin", pin]);
-    }
-    if polite {
-        arguments.push("--polite");
-    }
-    let mut server = Server::start(&arguments)?;
+pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span, polite: bool) -> Outcome<Sample> {
+    let mut server = Server::start("floor", &echo_arguments(setup, case, polite))?;
     let client = || {
-        let mut client = Client::connect(server.address(), frame, case.in_flight, polite)?;
+        let mut client = Client::connect(server.address(), case.size.max(1), case.count, polite)?;
         client.echo_for(span.warmup)?;
         client.echo_for(span.duration)
     };
@@ -75,7 +32,7 @@ fn measure_spinning(options: &Options, case: Case, span: Span, polite: bool) -> 
 }
 
 /// The other process: echoes one connection, to its end.
-pub(super) fn serve(arguments: &Arguments) -> Outcome {
+pub(crate) fn serve(arguments: &EchoArguments) -> Outcome {
     process::end_with_parent()?;
     let listener = process::announce(listen(arguments), |(_, address)| address.clone()).0;
     let (stream, _) = listener.accept()?;
@@ -86,9 +43,9 @@ pub(super) fn serve(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn echo(mut stream: TcpStream, arguments: &Arguments) -> io::Result<()> {
+fn echo(mut stream: TcpStream, arguments: &EchoArguments) -> io::Result<()> {
     let mut waiting = Waiting::new(arguments.polite);
-    let Arguments { frame, in_flight, .. } = *arguments;
+    let (frame, in_flight) = (arguments.frame.max(1), arguments.in_flight);
     // Twice what can be in flight, so that there is always room behind it.
     let mut buffer = vec![0; (2 * frame * in_flight).max(READ_MIN)];
     // What was read and not yet written lies between.
@@ -119,7 +76,7 @@ fn echo(mut stream: TcpStream, arguments: &Arguments) -> io::Result<()> {
     }
 }
 
-fn listen(arguments: &Arguments) -> Outcome<(TcpListener, String)> {
+fn listen(arguments: &EchoArguments) -> Outcome<(TcpListener, String)> {
     if let Some(cpu) = arguments.pin {
         machine::pin(cpu)?;
     }
@@ -224,39 +181,5 @@ pub(super) fn now(result: io::Result<usize>) -> io::Result<Option<usize>> {
         Ok(count) => Ok(Some(count)),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-/// Spinning, though not for ever.
-pub(super) struct Waiting {
-    polite: bool,
-    idle_turns: u64,
-    idle_since: Option<Instant>,
-}
-
-impl Waiting {
-    /// Looks in vain between two looks at the clock.
-    const CLOCK: u64 = 1 << 16;
-
-    pub(super) fn new(polite: bool) -> Self {
-        Self { polite, idle_turns: 0, idle_since: None }
-    }
-
-    /// To be called after each look.
-    pub(super) fn turn(&mut self, moved: bool) -> io::Result<()> {
-        if moved {
-            (self.idle_turns, self.idle_since) = (0, None);
-            return Ok(());
-        }
-        if self.polite {
-            thread::yield_now();
-        }
-        self.idle_turns += 1;
-        if self.idle_turns.is_multiple_of(Self::CLOCK)
-            && self.idle_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE
-        {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        Ok(())
     }
 }

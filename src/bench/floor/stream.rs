@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use mochi_rs::program::Outcome;
 
-use super::case::{Case, Kind};
-use super::floor::{self, Waiting};
-use super::process::{self, Server};
-use super::rounds::Span;
-use super::sample::{Recorder, Sample};
-use super::{Options, machine};
+use super::super::case::{Case, Kind};
+use super::super::process::{self, Server};
+use super::super::rounds::Span;
+use super::super::sample::{Recorder, Sample};
+use super::super::{Setup, machine};
+use super::{Waiting, tcp};
 
 /// Bytes of a read or write call: what was fastest here, of 64 KiB to 4 MiB.
 const CALL: usize = 256 << 10;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(crate) struct Arguments {
     /// Bytes of the buffer
     #[arg(long)]
     size: usize,
@@ -32,18 +32,15 @@ pub(super) struct Arguments {
 
 /// Measures the floor of the case. It takes one measurement as the case does, not the better of two: on a busy machine
 /// the choice alone would be worth some tenths.
-pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Sample> {
-    let [size, pin] = [case.size, options.pin.map_or(0, |pins| pins.server)].map(|number| number.to_string());
-    let mut arguments = vec!["stream", "--size", &size];
+pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Sample> {
+    let mut arguments = vec![format!("--size={}", case.size)];
+    arguments.extend(setup.options.pin.map(|pins| format!("--pin={}", pins.server)));
     if case.kind == Kind::Push {
-        arguments.push("--receive");
+        arguments.push("--receive".to_owned());
     }
-    if options.pin.is_some() {
-        arguments.extend(["--pin", &pin]);
-    }
-    let mut server = Server::start(&arguments)?;
+    let mut server = Server::start("stream", &arguments)?;
     let client = || {
-        let stream = floor::ready(TcpStream::connect(server.address())?)?;
+        let stream = tcp::ready(TcpStream::connect(server.address())?)?;
         let mut client = Streaming::new(stream, case.size, case.kind == Kind::Pull);
         client.run_for(span.warmup)?;
         client.run_for(span.duration)
@@ -52,7 +49,7 @@ pub(super) fn measure(options: &Options, case: Case, span: Span) -> Outcome<Samp
 }
 
 /// The other process: streams over one connection, to its end.
-pub(super) fn serve(arguments: &Arguments) -> Outcome {
+pub(crate) fn serve(arguments: &Arguments) -> Outcome {
     process::end_with_parent()?;
     let listen = || {
         if let Some(cpu) = arguments.pin {
@@ -63,7 +60,7 @@ pub(super) fn serve(arguments: &Arguments) -> Outcome {
         Outcome::Ok((listener, address))
     };
     let listener = process::announce(listen(), |(_, address)| address.clone()).0;
-    let stream = floor::ready(listener.accept()?.0)?;
+    let stream = tcp::ready(listener.accept()?.0)?;
     let mut streaming = Streaming::new(stream, arguments.size, arguments.receive);
     loop {
         match streaming.turn() {
@@ -119,7 +116,7 @@ impl Streaming {
         let end = self.buffer.len().min(self.at + CALL);
         let part = &mut self.buffer[self.at..end];
         let moved = if self.receives { self.stream.read(part) } else { self.stream.write(part) };
-        let moved = floor::now(moved)?;
+        let moved = tcp::now(moved)?;
         if moved == Some(0) {
             return Err(ErrorKind::UnexpectedEof.into());
         }

@@ -1,4 +1,4 @@
-//! The side that moves the data.
+//! One-sided transfers: what a user of `pull` and `push` gets, one after the other.
 
 use std::time::{Duration, Instant};
 
@@ -6,22 +6,27 @@ use margo_rs::bulk::{BulkDescriptor, Region};
 use margo_rs::{Endpoint, Engine};
 use mochi_rs::program::Outcome;
 
-use super::super::Options;
-use super::super::case::{Case, Kind};
-use super::super::rounds::Span;
-use super::super::sample::{Recorder, Sample};
-use super::REGION;
+use super::Setup;
+use super::case::{Case, Kind};
+use super::rounds::Span;
+use super::sample::{Recorder, Sample};
+use super::serve::REGION;
+use super::target::Target;
 
-pub(super) fn measure(options: &Options, address: &str, case: Case, span: Span) -> Outcome<Sample> {
+/// Measures the case.
+pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Sample> {
+    let mut target = Target::start(setup)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let engine = Engine::builder(address).progress(options.progress.progress()).connect()?;
+    let measured = runtime.block_on(async {
+        let address = target.address();
+        let engine = Engine::builder(address).progress(setup.options.progress.progress()).connect()?;
         let server = engine.lookup(address).await?;
         let remote = server.call(REGION, &(case.size as u64)).await?;
         let here = engine.stage(vec![0x5a; case.size])?;
         move_for(&server, case, &remote, &here, span.warmup).await?;
         move_for(&server, case, &remote, &here, span.duration).await
-    })
+    });
+    measured.map_err(|error| target.blame(case, error).into())
 }
 
 /// Transfers, one after the other, until the time is up.
