@@ -480,7 +480,7 @@ impl Shared {
             Some(at) => at,
             None => {
                 let (connection, lane) = (connection.clone(), connection.lane()?);
-                let lookout = Lookout::default();
+                let lookout = Lookout::new(lane.peer.words());
                 polling.active.push(Active { connection, lane, lookout, more: false, used: true });
                 polling.active.len() - 1
             }
