@@ -279,7 +279,7 @@ fn scribble(address: &str) -> String {
         random ^= random << 17;
         random % below
     };
-    let memory = std::fs::OpenOptions::new().write(true).open("/proc/self/mem").unwrap();
+    let memory = std::fs::OpenOptions::new().read(true).write(true).open("/proc/self/mem").unwrap();
     let (mut writes, mut ends) = (0, 0);
     for round in 0..150 {
         let client = Engine::connect("native+sm").unwrap();
@@ -289,6 +289,9 @@ fn scribble(address: &str) -> String {
         let Some(start) = start.map(|line| u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap()) else {
             continue;
         };
+        let mut secret = [0; 8];
+        rustix::io::pread(&memory, &mut secret, start + 8).unwrap();
+        let tag = |line: u64| (u64::from_le_bytes(secret) ^ line << 14) & !0x3FFF | 1 << 63;
         let size = |large| if large { 60_000 } else { 10 };
         let calls: Vec<_> = (0..40)
             .map(|n| to.call(ECHO, &Blob(vec![n; size(n % 8 == 0)])).timeout(Duration::from_millis(50)).start())
@@ -299,7 +302,10 @@ fn scribble(address: &str) -> String {
                 0 => ([0, 256][next(2) as usize], next(1 << 20) * 64),
                 1 => ([0, 256][next(2) as usize], next(u64::MAX)),
                 // What looks like a record, early in the ring, where they are read.
-                2 => (512 + next(100) as usize * 8, 1 << 63 | next(20_000)),
+                2 => {
+                    let line = next(100);
+                    (512 + line as usize * 8, tag(line) | next(1 << 14))
+                }
                 // A frame's header.
                 3 => (512 + next(800) as usize, next(300_000) | (1 + next(8)) << 32),
                 _ => (next(((PAGE + RING) / 8) as u64) as usize, next(u64::MAX)),

@@ -6,7 +6,8 @@ use margo_rs::{CallError, Endpoint, HgString, Rpc, Wait};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake};
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ conformance! {
     fire_and_forget_requests_arrive,
     raw_bytes_pass_unchanged,
     an_engine_needs_no_particular_executor,
+    a_call_that_stops_looking_is_woken_by_its_answer,
     different_results_find_their_callers,
 }
 
@@ -341,6 +343,50 @@ fn an_engine_needs_no_particular_executor(setup: Setup) {
     }
     assert_eq!(block_on(to.call(slow, &5)).unwrap(), 5);
     block_on(server.shutdown());
+}
+
+fn a_call_that_stops_looking_is_woken_by_its_answer(setup: Setup) {
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+    impl Wake for Flag {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let pair = setup.pair();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let held: Rpc<(), u32> = Rpc::new("held");
+    let opens = gate.clone();
+    pair.server
+        .register(held, move |_, ()| {
+            let opens = opens.clone();
+            async move { opens.acquire_owned().await.map(|_| 7).map_err(Into::into) }
+        })
+        .unwrap();
+    let mut call = std::pin::pin!(pair.to.call(held, &()));
+    let mut poll = |flag: &Arc<Flag>| {
+        flag.0.store(false, Ordering::SeqCst);
+        call.as_mut().poll(&mut Context::from_waker(&flag.clone().into()))
+    };
+    // Two tasks, one after the other: the second one waits, and is to be woken.
+    let (first, second) = (Arc::default(), Arc::default());
+    for flag in [&first, &second] {
+        // Until it does not ask to be polled again by itself, which busy engines never cease to do.
+        for _ in 0..200 {
+            assert!(poll(flag).is_pending());
+            if !flag.0.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+    }
+    gate.add_permits(1);
+    let answer = loop {
+        eventually(|| second.0.load(Ordering::SeqCst));
+        if let Poll::Ready(answer) = poll(&second) {
+            break answer;
+        }
+    };
+    assert_eq!(answer.unwrap(), 7);
 }
 
 fn different_results_find_their_callers(setup: Setup) {

@@ -11,6 +11,7 @@
 mod connection;
 mod location;
 mod memory;
+mod patience;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
@@ -20,6 +21,7 @@ mod socket;
 use self::connection::{Connection, Lane, ReadOutcome};
 use self::location::Listener;
 use self::memory::fence;
+use self::patience::Patience;
 use self::ring::{Lookout, RECORD_MAX, Words};
 use super::poller::{HANGUP, Poller};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
@@ -50,9 +52,6 @@ const ACCEPTED_MAX: usize = 64;
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Pause before a server whose queue is full is asked again.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
-/// Looks at the active links in one poll in which nothing is found: about a microsecond, since a peer that is at work
-/// answers within that, and everything else costs more.
-const LOOKS: u32 = 128;
 /// While links are busy, the sockets are asked this rarely, in polls that found something...
 const EPOLL_EVERY: u32 = 256;
 /// ...of which one that found nothing counts as so many.
@@ -123,8 +122,7 @@ struct Polling {
     active: Vec<Active>,
     /// The bells of the active links are armed.
     armed: bool,
-    /// See [`LOOKS`]; none where there is a single processor, which the peer needs.
-    looks: u32,
+    patience: Patience,
     /// Links looked at since the last search for some that are no longer in use.
     looked: u32,
     /// Polls since epoll was asked.
@@ -176,7 +174,6 @@ impl SmTransport {
         if let Some(listener) = &listener {
             poller.watch_input(&listener.socket, LISTENER)?;
         }
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(limits.max_bytes_total)),
             limits,
@@ -203,7 +200,7 @@ impl SmTransport {
                 scratch: vec![0; RECORD_MAX].into_boxed_slice(),
                 active: Vec::new(),
                 armed: false,
-                looks: if processors > 1 { LOOKS } else { 1 },
+                patience: Patience::default(),
                 looked: 0,
                 since_epoll: 0,
                 epoll_every: 1,
@@ -411,15 +408,18 @@ impl Shared {
             polling.disarm();
         }
         let mut progress = self.flush_dirty(polling);
-        let mut looks = polling.looks;
-        while !polling.active.is_empty() {
+        let looks = if polling.active.is_empty() { 0 } else { polling.patience.looks() };
+        for before in 0..looks {
             if polling.look() {
+                polling.patience.found(before);
                 progress = true;
                 break;
             }
-            looks -= 1;
             let wanted = || self.attention.load(Ordering::Relaxed) || self.some_dirty.load(Ordering::Relaxed);
-            if looks == 0 || progress || wanted() {
+            if before + 1 == looks {
+                polling.patience.missed();
+            }
+            if progress || wanted() {
                 break;
             }
             std::hint::spin_loop();
@@ -480,7 +480,7 @@ impl Shared {
             Some(at) => at,
             None => {
                 let (connection, lane) = (connection.clone(), connection.lane()?);
-                let lookout = Lookout::default();
+                let lookout = Lookout::new(lane.peer.words());
                 polling.active.push(Active { connection, lane, lookout, more: false, used: true });
                 polling.active.len() - 1
             }

@@ -4,14 +4,16 @@
 //!
 //! ```text
 //! word 0                  bell: bit 0 the owner sleeps, bit 1 it waits for room, the rest grows with each time
+//! word 1                  secret: a random number that nobody knows but the two
 //! word CONTROL_WORDS / 2  head: bytes that the owner has taken out of the other's ring, ever
 //! from CONTROL_WORDS on   the ring, a power of two of bytes
 //! ```
 //!
-//! A record starts on a line of 64 bytes: a word with its length and bit 63, then so many bytes, little-endian in each
-//! word. The word after the last record is 0, and is so before that record can be seen. So a reader looks at the very
-//! line that holds the message, and a short message costs the transfer of no other; and nothing that was in the ring
-//! before can be taken for a record.
+//! A record starts on a line of 64 bytes: a word with its length and a tag, then so many bytes, little-endian in each
+//! word. So a reader looks at the very line that holds the message, and a short message costs the transfer of no other,
+//! not even to mark the end. The tag is made of the writer's secret and the place of the record among all that are ever
+//! written: what was in the ring before is no record, neither an old one nor bytes that look like one. Whoever has bytes
+//! of his choice sent through the ring, and does not know the secret, has to guess 49 bits for each record.
 //!
 //! Everything read from the other's segment is written by another process, which may lie and may change it at any time.
 //! A counter or length is loaded once and checked before it is used, data is copied out before anybody looks at it, and
@@ -24,14 +26,17 @@ use super::memory::{AtomicU64, CONTROL_WORDS, Ordering, fence};
 use std::sync::Arc;
 
 const BELL: usize = 0;
+pub(super) const SECRET: usize = 1;
 pub(super) const HEAD: usize = CONTROL_WORDS / 2;
 pub(super) const WORD: usize = 8;
 /// Records start at multiples of this, in bytes.
 pub(super) const LINE: usize = 64;
 /// Largest record with its first word, in bytes. Both sides copy at the same time when much is sent.
 pub(super) const RECORD_MAX: usize = 16 * 1024;
-/// Set in the first word of a record.
-pub(super) const PRESENT: u64 = 1 << 63;
+/// Set in the first word of a record: memory that was never written holds none.
+const PRESENT: u64 = 1 << 63;
+/// Where the first word of a record has its length.
+const LENGTH: u64 = RECORD_MAX as u64 - 1;
 
 const ASLEEP: u64 = 1;
 const WANTS_ROOM: u64 = 2;
@@ -65,6 +70,12 @@ fn load(words: &[AtomicU64], at: usize) -> u64 {
     value
 }
 
+/// The first word of a record at `position`, without its length.
+pub(super) fn tag(secret: u64, position: u64) -> u64 {
+    // Positions are multiples of a line, so that none of them differ in the length's bits alone.
+    (secret ^ position << 8) & !LENGTH | PRESENT
+}
+
 /// What a record of so many bytes takes up.
 fn footprint(length: usize) -> usize {
     (WORD + length).next_multiple_of(LINE)
@@ -75,7 +86,8 @@ fn footprint(length: usize) -> usize {
 pub(super) struct Producer<M> {
     own: M,
     peer: M,
-    /// Bytes written: `head <= tail <= head + capacity - LINE`, a multiple of a line.
+    secret: u64,
+    /// Bytes written: `head <= tail <= head + capacity`, a multiple of a line.
     tail: u64,
     /// What the peer was last seen to have read.
     head: u64,
@@ -84,7 +96,8 @@ pub(super) struct Producer<M> {
 impl<M: Words> Producer<M> {
     /// The end of a ring in which nothing was written yet.
     pub(super) fn new(own: M, peer: M) -> Self {
-        Self { own, peer, tail: 0, head: 0 }
+        let secret = own.words()[SECRET].load(Ordering::Relaxed);
+        Self { own, peer, secret, tail: 0, head: 0 }
     }
 
     /// Longest record that fits, up to `wanted` bytes; 0 if none does. Looks at what the peer has read only if there is
@@ -92,19 +105,18 @@ impl<M: Words> Producer<M> {
     pub(super) fn room(&mut self, wanted: usize) -> Result<usize, Broken> {
         let capacity = capacity(self.own.words()) as u64;
         let wanted = wanted.min(RECORD_MAX - WORD);
-        // The line behind the record is needed too.
-        let needed = (footprint(wanted) + LINE) as u64;
+        let needed = footprint(wanted) as u64;
         let mut used = self.tail - self.head;
         if capacity - used < needed {
             let head = load(self.peer.words(), HEAD);
             used = self.tail.wrapping_sub(head);
-            if used > capacity - LINE as u64 || !head.is_multiple_of(LINE as u64) {
+            if used > capacity || !head.is_multiple_of(LINE as u64) {
                 return Err(Broken("it has read what was never written"));
             }
             self.head = head;
         }
         let free = (capacity - used) as usize;
-        Ok(wanted.min(free.saturating_sub(LINE + WORD)))
+        Ok(wanted.min(free.saturating_sub(WORD)))
     }
 
     /// Writes what fits of `bytes`. Returns how many bytes that was.
@@ -133,9 +145,8 @@ impl<M: Words> Producer<M> {
         for part in parts {
             at = store(ring, at & mask, part);
         }
+        ring[start].store(tag(self.secret, self.tail) | length as u64, Ordering::Release);
         self.tail += footprint(length) as u64;
-        ring[(self.tail as usize / WORD) & mask].store(0, Ordering::Relaxed);
-        ring[start].store(PRESENT | length as u64, Ordering::Release);
     }
 }
 
@@ -164,6 +175,7 @@ fn store(ring: &[AtomicU64], mut at: usize, mut bytes: &[u8]) -> usize {
 pub(super) struct Consumer<M> {
     own: M,
     peer: M,
+    secret: u64,
     /// Bytes read, a multiple of a line.
     head: u64,
 }
@@ -171,7 +183,8 @@ pub(super) struct Consumer<M> {
 impl<M: Words> Consumer<M> {
     /// The end of a ring of which nothing was read yet.
     pub(super) fn new(own: M, peer: M) -> Self {
-        Self { own, peer, head: 0 }
+        let secret = peer.words()[SECRET].load(Ordering::Relaxed);
+        Self { own, peer, secret, head: 0 }
     }
 
     /// Bytes of the ring read, ever.
@@ -183,12 +196,12 @@ impl<M: Words> Consumer<M> {
     pub(super) fn next_length(&self) -> Result<Option<usize>, Broken> {
         let ring = &self.peer.words()[CONTROL_WORDS..];
         let first = load(ring, (self.head as usize / WORD) & (ring.len() - 1));
-        if first == 0 {
+        if first & !LENGTH != tag(self.secret, self.head) {
             return Ok(None);
         }
-        let length = (first & !PRESENT) as usize;
-        let possible = 1..=(RECORD_MAX - WORD).min(ring.len() * WORD - LINE - WORD);
-        if first & PRESENT == 0 || !possible.contains(&length) {
+        let length = (first & LENGTH) as usize;
+        let possible = 1..=(RECORD_MAX - WORD).min(ring.len() * WORD - WORD);
+        if !possible.contains(&length) {
             return Err(Broken("a record has an impossible length"));
         }
         Ok(Some(length))
@@ -274,16 +287,25 @@ impl<M: Words> Bell<M> {
     }
 }
 
-/// See [`Bell::arm`]; for a segment that nobody else knows yet too.
-pub(super) fn arm(own: &[AtomicU64], wants_room: bool) {
+/// Gives a segment that nobody else knows yet its secret, and arms its bell.
+pub(super) fn prepare(own: &[AtomicU64], secret: u64) {
+    own[SECRET].store(secret, Ordering::Relaxed);
+    arm(own, false);
+}
+
+/// See [`Bell::arm`].
+fn arm(own: &[AtomicU64], wants_room: bool) {
     let bell = own[BELL].load(Ordering::Relaxed);
     let reasons = ASLEEP | if wants_room { WANTS_ROOM } else { 0 };
     own[BELL].store((bell & !(TURN - 1)).wrapping_add(TURN) | reasons, Ordering::Relaxed);
 }
 
 /// Where to look for something new, without what it takes to read it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lookout {
+    /// What the first word of the next record has.
+    tag: u64,
+    secret: u64,
     /// The next record, as `head` of the reader.
     next: u64,
     /// It is there and was left there.
@@ -293,6 +315,12 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
+    /// Looks at a ring of which nothing was read yet.
+    pub(super) fn new(peer: &[AtomicU64]) -> Self {
+        let secret = peer[SECRET].load(Ordering::Relaxed);
+        Self { tag: tag(secret, 0), secret, next: 0, left: false, bell: 0, head: 0 }
+    }
+
     /// Whether the peer has written something, changed its bell, or, if that is asked for, read something. What was
     /// found once in the bell and what was read is not found again.
     pub(super) fn has_news(&mut self, peer: &[AtomicU64], waits_for_room: bool) -> bool {
@@ -311,12 +339,14 @@ impl Lookout {
     /// Whether there is a record that was not left there.
     pub(super) fn has_record(&self, peer: &[AtomicU64]) -> bool {
         let ring = &peer[CONTROL_WORDS..];
-        !self.left && ring[(self.next as usize / WORD) & (ring.len() - 1)].load(Ordering::Relaxed) != 0
+        let first = ring[(self.next as usize / WORD) & (ring.len() - 1)].load(Ordering::Relaxed);
+        !self.left && first & !LENGTH == self.tag
     }
 
     /// Says how far was read, and that what comes next, if it is there, is not to be found again.
     pub(super) fn read_to(&mut self, head: u64, left: bool) {
         (self.next, self.left) = (head, left);
+        self.tag = tag(self.secret, head);
     }
 }
 

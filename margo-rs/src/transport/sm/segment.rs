@@ -56,7 +56,7 @@ impl Segment {
             Errno::INVAL => io::Error::other("shared memory needs Linux 5.1 or newer (F_SEAL_FUTURE_WRITE)"),
             other => other.into(),
         })?;
-        ring::arm(segment.words(), false);
+        ring::prepare(segment.words(), getrandom::u64().map_err(io::Error::other)?);
         Ok((segment, file))
     }
 
