@@ -28,6 +28,20 @@ const ADDRESS_MAX: usize = crate::address::ADDRESS_MAX;
 /// Requests that a fresh context is ready to receive, and how many are added when they run out. As Margo does.
 const POSTED: u32 = 256;
 
+/// The plugin of shared memory, where it is to choose an address.
+const SHARED_MEMORY: &[u8] = b"na+sm";
+
+/// The plugin of shared memory numbers the classes of a process from 0 to 255 and around again, without a look at those
+/// that live: one that listens under a number in use writes over the other's memory, and then does not start. This
+/// keeps the numbers apart.
+struct Numbers {
+    /// Of the next class, once one has told its own.
+    next: Option<u8>,
+    in_use: [bool; 256],
+}
+
+static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { next: None, in_use: [false; 256] });
+
 /// Held while a class begins or ends: in one process, shared memory's directories are made and removed by all.
 static BEGIN_OR_END: Mutex<()> = Mutex::new(());
 
@@ -54,6 +68,8 @@ pub(super) struct Fabric {
     spare: Mutex<Vec<Handle>>,
     /// To poll while waiting, where the plugin has one.
     descriptor: Option<RawFd>,
+    /// In [`NUMBERS`].
+    number: OnceLock<u8>,
 }
 
 // SAFETY: Mercury's functions may be called from any thread, since a class is never started with
@@ -82,7 +98,16 @@ impl Fabric {
         // crate say over it that they go away.
         // SAFETY: the name ends with NUL and the structure is that of the headers compiled against; both are read only
         // during the call.
-        let class = NonNull::new(unsafe { hg::mochi_hg_init(name.as_ptr(), true, &info) })?;
+        let begin = |listen| NonNull::new(unsafe { hg::mochi_hg_init(name.as_ptr(), listen, &info) });
+        let is_numbered = name.to_bytes() == SHARED_MEMORY;
+        while is_numbered && NUMBERS.lock().is_next_in_use()? {
+            // One that does not listen takes the number and touches no memory.
+            let passed = begin(false)?;
+            // SAFETY: nothing else refers to the class.
+            unsafe { hg::HG_Finalize(passed.as_ptr()) };
+            NUMBERS.lock().pass();
+        }
+        let class = begin(true)?;
         // SAFETY: the class is alive.
         let Some(context) = NonNull::new(unsafe { hg::HG_Context_create(class.as_ptr()) }) else {
             // SAFETY: nothing else refers to the class.
@@ -99,7 +124,12 @@ impl Fabric {
             registered: RwLock::new(HashMap::new()),
             spare: Mutex::new(Vec::new()),
             descriptor: (descriptor >= 0).then_some(descriptor),
+            number: OnceLock::new(),
         });
+        if is_numbered && let Some(number) = fabric.address().ok().and_then(|text| number_in(&text)) {
+            NUMBERS.lock().take(number);
+            let _ = fabric.number.set(number);
+        }
         let data = Arc::as_ptr(&fabric).cast_mut().cast::<c_void>();
         // SAFETY: the class is alive, and ends before the fabric that it points to.
         unsafe { hg::mochi_hg_class_set_data(class.as_ptr(), data) };
@@ -211,8 +241,37 @@ impl Drop for Fabric {
         let code = unsafe { hg::HG_Finalize(self.class.as_ptr()) };
         if code != hg::HG_SUCCESS {
             tracing::error!(reason = explain(code), "Mercury cannot be finalized; it is left behind");
+        } else if let Some(number) = self.number.get() {
+            NUMBERS.lock().give_back(*number);
         }
     }
+}
+
+impl Numbers {
+    /// Whether the next class would get a number that is in use. `None` if there is no other.
+    fn is_next_in_use(&self) -> Option<bool> {
+        let next = self.next.is_some_and(|next| self.in_use[usize::from(next)]);
+        (!next || self.in_use.contains(&false)).then_some(next)
+    }
+
+    /// The next number went to a class that is gone already.
+    fn pass(&mut self) {
+        self.next = self.next.map(|next| next.wrapping_add(1));
+    }
+
+    fn take(&mut self, number: u8) {
+        self.in_use[usize::from(number)] = true;
+        self.next = Some(number.wrapping_add(1));
+    }
+
+    fn give_back(&mut self, number: u8) {
+        self.in_use[usize::from(number)] = false;
+    }
+}
+
+/// The number in `na+sm://4711-3`.
+fn number_in(address: &str) -> Option<u8> {
+    address.rsplit_once('-')?.1.parse().ok()
 }
 
 /// An address that requests can be sent to.
@@ -505,4 +564,35 @@ unsafe extern "C" fn on_sent(info: *const hg::hg_cb_info) -> Code {
 pub(super) fn is_network_error(code: Code) -> bool {
     // SAFETY: a pure function of a number.
     unsafe { hg::mochi_hg_is_network_error(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_use_are_passed_over() {
+        let mut numbers = Numbers { next: None, in_use: [false; 256] };
+        assert_eq!(numbers.is_next_in_use(), Some(false));
+        numbers.take(number_in("na+sm://4711-0").expect("a number"));
+        numbers.take(255);
+        assert_eq!(numbers.is_next_in_use(), Some(true), "0 lives");
+        numbers.pass();
+        assert_eq!(numbers.is_next_in_use(), Some(false), "1 is free");
+        (0..=255).for_each(|number| numbers.take(number));
+        assert_eq!(numbers.is_next_in_use(), None);
+        numbers.give_back(0);
+        assert_eq!(numbers.is_next_in_use(), Some(false));
+        assert_eq!(number_in("ofi+tcp://127.0.0.1:80"), None);
+    }
+
+    #[test]
+    fn shared_memory_starts_more_often_than_it_has_numbers_while_one_lives() {
+        let Some(lives) = Fabric::start(c"na+sm") else { return println!("Mercury has no shared memory here") };
+        let address = lives.address().expect("it has one");
+        for _ in 0..300 {
+            let other = Fabric::start(c"na+sm").expect("a number is free");
+            assert_ne!(other.address().expect("it has one"), address);
+        }
+    }
 }
