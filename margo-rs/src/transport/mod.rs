@@ -25,6 +25,9 @@
 //! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | | two, one of them in the cache |
 //! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | the plugin's | none |
 //!
+//! Over Mercury's `na+sm`, an engine that has reached an address cannot reach another server at the same one: the plugin
+//! remembers the memory of the first. Servers get addresses with their process id, so a new process has a new one.
+//!
 //! A peer of this crate is told from others by Mercury with a hello (see `transport::mercury`). Two plain peers that call each
 //! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
 //! like the requests of the other. Engines of this crate avoid that among themselves.

@@ -46,6 +46,10 @@ fn a_connection_closes_with_its_last_user(setup: Setup) {
 }
 
 fn a_restarted_server_is_reached_again(setup: Setup) {
+    if setup.address == NA_SM.address {
+        // Its addresses name a process, and its plugin remembers the memory of each that it has reached, for good.
+        return;
+    }
     let pair = setup.pair();
     let address = pair.server.address().clone();
     for round in 0..3 {
@@ -191,6 +195,10 @@ fn a_host_name_is_resolved(setup: Setup) {
 }
 
 fn an_abandoned_lookup_leaves_nothing(setup: Setup) {
+    if setup.address == NA_SM.address {
+        // Mercury's shared memory knows at once that nobody is there.
+        return;
+    }
     let stranger = Stranger::new(setup);
     let address = stranger.address.clone();
     let client = setup.client().limits(|limits| limits.connect_timeout = LONG).connect().unwrap();

@@ -84,6 +84,10 @@ fn headed(header: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn a_connection_made_anew_has_another_name(setup: Setup) {
+    if setup.address == NA_SM.address {
+        // No second server can be at an address there.
+        return;
+    }
     let pair = setup.pair();
     let first = pair.to.connection().expect("it was looked up");
     assert_eq!(pair.to.call(SUM, &(1, 1)).wait().unwrap(), 2);
