@@ -33,13 +33,14 @@ pub(crate) fn builder() -> AuthServerBuilder {
     AuthServer::builder().key_ring(keys).rule(Rule::anyone())
 }
 
+/// What sessions go over: `native+tcp`, or the address in `MOCHI_TEST_TRANSPORT`, which has to stay on this host. Nothing
+/// here depends on which it is.
+pub(crate) fn transport() -> String {
+    std::env::var("MOCHI_TEST_TRANSPORT").unwrap_or_else(|_| "native+tcp://127.0.0.1".to_owned())
+}
+
 pub(crate) fn listen() -> Engine {
-    Engine::builder("native+tcp://127.0.0.1")
-        .rpc_threads(2)
-        .default_timeout(LONG)
-        .listen()
-        .wait()
-        .expect("listening works")
+    Engine::builder(&transport()).rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works")
 }
 
 pub(crate) fn serve(builder: AuthServerBuilder) -> AuthServer {
@@ -56,7 +57,8 @@ pub(crate) fn serve_on(engine: &Engine, builder: AuthServerBuilder) -> AuthServe
 
 /// A client process, as it were.
 pub(crate) fn client() -> Engine {
-    Engine::builder("native+tcp").default_timeout(LONG).connect().expect("a client starts")
+    // Mercury's clients listen, too: where the server does.
+    Engine::builder(&transport()).default_timeout(LONG).connect().expect("a client starts")
 }
 
 pub(crate) fn by_key(user: Identity) -> ConnectionBuilder {
