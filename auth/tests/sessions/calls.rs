@@ -197,7 +197,7 @@ fn blocking_deferred_and_one_way_handlers_work_wrapped() {
 
 #[test]
 fn providers_and_their_pools_work_wrapped() {
-    let engine = margo_rs::Engine::builder(&transport()).pool("heavy", 1).rpc_threads(1).listen().wait().unwrap();
+    let engine = margo_rs::Engine::builder(transport()).pool("heavy", 1).rpc_threads(1).listen().wait().unwrap();
     let auth = serve_on(&engine, builder());
     let provider = auth.provider(PROVIDER).rule(Rule::uid(ALICE.uid)).pool("heavy").unwrap();
     let provider = provider.identity("a test").unwrap();

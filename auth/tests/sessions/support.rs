@@ -40,7 +40,7 @@ pub(crate) fn transport() -> String {
 }
 
 pub(crate) fn listen() -> Engine {
-    Engine::builder(&transport()).rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works")
+    Engine::builder(transport()).rpc_threads(2).default_timeout(LONG).listen().wait().expect("listening works")
 }
 
 pub(crate) fn serve(builder: AuthServerBuilder) -> AuthServer {
@@ -58,7 +58,7 @@ pub(crate) fn serve_on(engine: &Engine, builder: AuthServerBuilder) -> AuthServe
 /// A client process, as it were.
 pub(crate) fn client() -> Engine {
     // Mercury's clients listen, too: where the server does.
-    Engine::builder(&transport()).default_timeout(LONG).connect().expect("a client starts")
+    Engine::builder(transport()).default_timeout(LONG).connect().expect("a client starts")
 }
 
 pub(crate) fn by_key(user: Identity) -> ConnectionBuilder {

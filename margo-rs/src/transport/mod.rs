@@ -8,7 +8,7 @@
 //!
 //! | | `native+tcp` | `native+sm` | Mercury | calls to self |
 //! |---|---|---|---|---|
-//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it | yes |
+//! | requests of one link reach the peer in the order sent | up to 16 KiB; larger ones may be overtaken | the same | those that fit into one of Mercury's messages (about 4 KiB), as the plugin has it (`na+sm`: unless its queue of 64 was full) | yes |
 //! | a request is delivered | at most once | at most once | at most once | at most once |
 //! | payload arrives unchanged | as TCP does (16-bit checksum); nothing against an attacker | yes | as the network does | yes |
 //! | nobody at an address | refused at once | refused at once | `na+sm` at once; else [`connect_timeout`](crate::Limits::connect_timeout) | |
