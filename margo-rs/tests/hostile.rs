@@ -115,7 +115,14 @@ fn eventually(what: impl Fn() -> bool) {
 }
 
 fn hello() -> Hello {
-    Hello { max_frame: FRAME_MAX, max_in_flight: 16, max_message: 1 << 20, max_bytes: 1 << 20, instance: 1 }
+    Hello {
+        max_frame: FRAME_MAX,
+        max_in_flight: 16,
+        max_message: 1 << 20,
+        max_bytes: 1 << 20,
+        instance: 1,
+        extra: [0; 16],
+    }
 }
 
 struct Raw(TcpStream);

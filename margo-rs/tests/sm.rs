@@ -161,7 +161,14 @@ fn fill(segment: &OwnedFd, size: usize) {
 }
 
 fn hello() -> Hello {
-    Hello { max_frame: FRAME_MAX, max_in_flight: 16, max_message: 1 << 20, max_bytes: 1 << 20, instance: 1 }
+    Hello {
+        max_frame: FRAME_MAX,
+        max_in_flight: 16,
+        max_message: 1 << 20,
+        max_bytes: 1 << 20,
+        instance: 1,
+        extra: [0; 16],
+    }
 }
 
 fn connect(server: &Engine) -> OwnedFd {

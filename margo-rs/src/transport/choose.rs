@@ -2,7 +2,7 @@
 
 use super::sm::{self, SmTransport};
 use super::tcp::{self, TcpTransport};
-use super::{Acceptor, Transport};
+use super::{Acceptor, SameNode, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError, UnsupportedProtocol};
 use crate::limits::Limits;
@@ -17,7 +17,7 @@ pub(crate) struct Started {
     pub(crate) set_acceptor: Box<dyn FnOnce(Arc<dyn Acceptor>)>,
 }
 
-/// Starts the transport of an address. Blocks while a host name is resolved.
+/// Starts the transport of an address. Blocks while a host name is resolved. `same_node` is for `native+tcp` alone.
 ///
 /// # Errors
 /// See [`Engine::listen`](crate::Engine::listen).
@@ -26,6 +26,7 @@ pub(crate) fn start(
     listening: bool,
     limits: &Limits,
     instance: u64,
+    same_node: bool,
 ) -> Result<Started, ListenError> {
     #[cfg(mercury)]
     if is_mercury(address.protocol()) {
@@ -45,6 +46,15 @@ pub(crate) fn start(
         });
         let transport = sm.clone();
         return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| sm.set_acceptor(acceptor)) });
+    }
+    if same_node {
+        let node = Arc::new(if listening {
+            SameNode::listen(address, limits.clone(), instance)?
+        } else {
+            SameNode::client(limits.clone(), instance)?
+        });
+        let transport = node.clone();
+        return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| node.set_acceptor(acceptor)) });
     }
     let tcp = Arc::new(if listening {
         TcpTransport::listen(address, limits.clone(), instance)?

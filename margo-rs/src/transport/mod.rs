@@ -67,11 +67,15 @@ pub mod tcp;
 mod choose;
 mod loopback;
 mod poller;
+mod same_node;
 
 pub use choose::protocol_help;
 
 pub(crate) use choose::{check_protocol, in_words_of, is_literal, resolve, start};
 pub(crate) use loopback::LoopbackLink;
+#[doc(hidden)]
+pub use same_node::Offer;
+pub(crate) use same_node::SameNode;
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
@@ -209,6 +213,13 @@ pub trait Link: Send + Sync + 'static {
 
     /// The user behind the link, where the kernel knows: not over a network.
     fn peer_credentials(&self) -> Option<PeerCredentials> {
+        None
+    }
+
+    /// The way through shared memory that the server at one end has offered to the client at the other, and the number
+    /// that the server's engine has stated; for the transport that makes use of it.
+    #[doc(hidden)]
+    fn offer(&self) -> Option<(u64, Offer)> {
         None
     }
 

@@ -48,6 +48,12 @@ impl Poller {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?)
     }
 
+    /// Watches another poller: its token is handed over as long as something there is ready or it was woken.
+    pub(super) fn watch_poller(&self, other: &Poller, token: u64) -> io::Result<()> {
+        debug_assert_ne!(token, WAKE);
+        Ok(epoll::add(&self.epoll, &other.epoll, EventData::new_u64(token), EventFlags::IN)?)
+    }
+
     /// Watches no longer.
     pub(super) fn forget(&self, fd: impl AsFd) {
         // Fails only for a descriptor that is not watched, which is what is wanted.

@@ -7,6 +7,8 @@ use super::frame::{Header, RequestHead, WireError};
 pub const PROTOCOL_VERSION: u16 = 1;
 /// Encoded size of a [`Hello`] in bytes.
 pub const HELLO_LEN: usize = 64;
+/// Size of [`Hello::extra`] in bytes.
+pub const EXTRA_LEN: usize = 16;
 
 const MAGIC: [u8; 8] = *b"mochi-rs";
 /// A peer must accept frames of at least this size: small messages are batched without looking at its limit.
@@ -20,7 +22,7 @@ const FRAME_LIMIT_MIN: u32 = 32 * 1024;
 /// 12  u32  flags, zero
 /// 16  u32  max_frame                  20  u32  max_in_flight
 /// 24  u64  max_message                32  u64  max_bytes
-/// 40  u64  instance                   48  16 bytes, ignored (room for later versions)
+/// 40  u64  instance                   48  16 bytes, for the transport
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello {
@@ -34,6 +36,8 @@ pub struct Hello {
     pub max_bytes: u64,
     /// Random number of the sending engine.
     pub instance: u64,
+    /// What the transport adds. Who does not know it ignores it; zero where there is nothing to add.
+    pub extra: [u8; EXTRA_LEN],
 }
 
 impl Hello {
@@ -48,6 +52,7 @@ impl Hello {
         bytes[24..32].copy_from_slice(&self.max_message.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.max_bytes.to_le_bytes());
         bytes[40..48].copy_from_slice(&self.instance.to_le_bytes());
+        bytes[48..64].copy_from_slice(&self.extra);
         bytes
     }
 
@@ -71,12 +76,15 @@ impl Hello {
         if u32_at(12) != 0 {
             return Err(WireError::Limit("unknown flags"));
         }
+        let mut extra = [0; EXTRA_LEN];
+        extra.copy_from_slice(&bytes[48..64]);
         let hello = Hello {
             max_frame: u32_at(16).min(FRAME_MAX),
             max_in_flight: u32_at(20),
             max_message: u64_at(24),
             max_bytes: u64_at(32),
             instance: u64_at(40),
+            extra,
         };
         if hello.max_frame < FRAME_LIMIT_MIN {
             return Err(WireError::Limit("max_frame"));
@@ -104,6 +112,7 @@ mod tests {
         max_message: 1 << 26,
         max_bytes: 1 << 27,
         instance: 0x0102_0304_0506_0708,
+        extra: [0; EXTRA_LEN],
     };
 
     #[test]
@@ -116,6 +125,10 @@ mod tests {
         golden[40..48].copy_from_slice(&[8, 7, 6, 5, 4, 3, 2, 1]);
         assert_eq!(HELLO.encode(), golden);
         assert_eq!(Hello::decode(&golden), Ok(HELLO));
+        let hello = Hello { extra: *b"sixteen bytes...", ..HELLO };
+        golden[48..64].copy_from_slice(b"sixteen bytes...");
+        assert_eq!(hello.encode(), golden);
+        assert_eq!(Hello::decode(&golden), Ok(hello));
     }
 
     #[test]

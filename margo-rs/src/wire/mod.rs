@@ -30,7 +30,7 @@ mod outbound;
 mod transfers;
 
 pub use frame::{Header, Kind, RequestHead, TransferHead, WireError};
-pub use hello::{HELLO_LEN, Hello, PROTOCOL_VERSION};
+pub use hello::{EXTRA_LEN, HELLO_LEN, Hello, PROTOCOL_VERSION};
 pub use inbound::{Budget, Event, Inbound, InboundLimits, Refusal};
 pub use outbound::{DataPart, INTERLEAVED_MAX, Outbound, WriteJob};
 pub use transfers::{EAGER_MAX, Transfers};

@@ -28,14 +28,20 @@ pub(crate) struct Setup {
     pub(crate) progress: Progress,
     /// A fault injector that injects nothing stands in between.
     pub(crate) layered: bool,
+    /// Shared memory is used underneath.
+    pub(crate) same_node: bool,
 }
 
 const ADAPTIVE: Progress = Progress::Adaptive(Duration::from_micros(50));
 
-pub(crate) const TCP4: Setup =
-    Setup { name: "native+tcp over IPv4", address: "native+tcp://127.0.0.1", progress: ADAPTIVE, layered: false };
-pub(crate) const TCP6: Setup =
-    Setup { name: "native+tcp over IPv6", address: "native+tcp://[::1]", progress: ADAPTIVE, layered: false };
+pub(crate) const TCP4: Setup = Setup {
+    name: "native+tcp over IPv4",
+    address: "native+tcp://127.0.0.1",
+    progress: ADAPTIVE,
+    layered: false,
+    same_node: false,
+};
+pub(crate) const TCP6: Setup = Setup { name: "native+tcp over IPv6", address: "native+tcp://[::1]", ..TCP4 };
 pub(crate) const TCP_LAYERED: Setup = Setup { name: "native+tcp under an idle injector", layered: true, ..TCP4 };
 pub(crate) const TCP_BUSY: Setup = Setup { name: "native+tcp, busy", progress: Progress::Busy, ..TCP4 };
 pub(crate) const TCP_PARK: Setup = Setup { name: "native+tcp, parking", progress: Progress::Park, ..TCP4 };
@@ -45,7 +51,14 @@ pub(crate) const OFI_TCP_PARK: Setup =
 pub(crate) const NA_SM: Setup = Setup { name: "na+sm of Mercury", address: "na+sm", ..TCP4 };
 pub(crate) const NA_SM_BUSY: Setup = Setup { name: "na+sm of Mercury, busy", progress: Progress::Busy, ..NA_SM };
 
-pub(crate) const SM: Setup = Setup { name: "native+sm", address: "native+sm", progress: ADAPTIVE, layered: false };
+pub(crate) const NODE: Setup = Setup { name: "native+tcp on one node", same_node: true, ..TCP4 };
+pub(crate) const NODE6: Setup = Setup { name: "native+tcp over IPv6 on one node", same_node: true, ..TCP6 };
+pub(crate) const NODE_LAYERED: Setup =
+    Setup { name: "native+tcp on one node under an idle injector", layered: true, ..NODE };
+pub(crate) const NODE_BUSY: Setup = Setup { name: "native+tcp on one node, busy", progress: Progress::Busy, ..NODE };
+pub(crate) const NODE_PARK: Setup = Setup { name: "native+tcp on one node, parking", progress: Progress::Park, ..NODE };
+
+pub(crate) const SM: Setup = Setup { name: "native+sm", address: "native+sm", ..TCP4 };
 pub(crate) const SM_LAYERED: Setup = Setup { name: "native+sm under an idle injector", layered: true, ..SM };
 pub(crate) const SM_BUSY: Setup = Setup { name: "native+sm, busy", progress: Progress::Busy, ..SM };
 pub(crate) const SM_PARK: Setup = Setup { name: "native+sm, parking", progress: Progress::Park, ..SM };
@@ -65,7 +78,7 @@ impl Setup {
     }
 
     fn prepare(&self, builder: Builder) -> Builder {
-        let builder = builder.progress(self.progress).default_timeout(LONG);
+        let builder = builder.progress(self.progress).default_timeout(LONG).same_node(self.same_node);
         if self.layered { Injector::new(1, Faults::default()).layer(builder) } else { builder }
     }
 
@@ -239,6 +252,11 @@ macro_rules! conformance {
             on!(OFI_TCP_PARK, ofi_tcp_park);
             on!(NA_SM, na_sm);
             on!(NA_SM_BUSY, na_sm_busy);
+            on!(NODE, node);
+            on!(NODE6, node6);
+            on!(NODE_LAYERED, node_layered);
+            on!(NODE_BUSY, node_busy);
+            on!(NODE_PARK, node_park);
             on!(SM, sm);
             on!(SM_LAYERED, sm_layered);
             on!(SM_BUSY, sm_busy);

@@ -4,6 +4,7 @@ mod receiving;
 mod sending;
 
 use super::super::PeerCredentials;
+use super::super::same_node::{Door, Offer};
 use super::Shared;
 use super::ring::{self, Bell, Consumer, Producer, Words};
 use super::segment::Segment;
@@ -13,12 +14,12 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{EXTRA_LEN, FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -54,8 +55,8 @@ pub(super) struct Connection {
     peer: Address,
     /// Of the other end, once connected.
     credentials: OnceLock<PeerCredentials>,
-    /// Where to connect to, for those that we open, and who must listen there.
-    to: Option<(PathBuf, u32)>,
+    /// For those that we open.
+    to: Option<Target>,
     /// Bytes waiting to be sent past which nothing more is read.
     max_queued: usize,
     /// The peer opened it.
@@ -89,6 +90,15 @@ pub(super) struct Connection {
     hangup: AtomicBool,
     /// Responses may have piled up: nothing more is handled before that was looked at.
     overfull: AtomicBool,
+}
+
+/// Where to connect to, and who must be there.
+pub(super) struct Target {
+    pub(super) at: SocketAddrUnix,
+    /// Whose socket it must be.
+    pub(super) uid: u32,
+    /// What to show, and whose second half the peer must know.
+    pub(super) offer: Option<Offer>,
 }
 
 /// Both directions of the shared memory.
@@ -161,7 +171,7 @@ impl Connection {
         shared: &Arc<Shared>,
         token: u64,
         peer: Address,
-        to: (PathBuf, u32),
+        to: Target,
         events: Arc<dyn LinkEvents>,
     ) -> Arc<Self> {
         Self::new(shared, token, peer, Some(to), Some(events))
@@ -171,7 +181,7 @@ impl Connection {
         shared: &Arc<Shared>,
         token: u64,
         peer: Address,
-        to: Option<(PathBuf, u32)>,
+        to: Option<Target>,
         events: Option<Arc<dyn LinkEvents>>,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
@@ -245,12 +255,13 @@ impl Connection {
     pub(super) fn try_connect(&self, shared: &Shared) -> Result<bool, ConnectError> {
         let unreachable =
             |error: io::Error| ConnectError::Unreachable { address: self.peer.clone(), source: Arc::new(error) };
-        let Some((path, uid)) = &self.to else { return Ok(true) };
-        let socket = match socket::connect(path) {
+        let Some(Target { at, uid, offer }) = &self.to else { return Ok(true) };
+        let socket = match socket::connect(at) {
             Ok(socket) => socket,
             Err(Errno::AGAIN) => return Ok(false),
             Err(Errno::NOENT) => {
-                let reason = format!("no server of this name on this node ({} is not there)", path.display());
+                let path = at.path_bytes().map(String::from_utf8_lossy).unwrap_or_default();
+                let reason = format!("no server of this name on this node ({path} is not there)");
                 return Err(unreachable(io::Error::new(io::ErrorKind::NotFound, reason)));
             }
             Err(error) => return Err(unreachable(error.into())),
@@ -267,15 +278,15 @@ impl Connection {
             self.socket.close();
             return Ok(true);
         }
-        self.greet(shared).map_err(unreachable)?;
+        self.greet(shared, offer.as_ref().map_or([0; EXTRA_LEN], Offer::ask_bytes)).map_err(unreachable)?;
         Ok(true)
     }
 
     /// Sends our hello and our segment.
-    fn greet(&self, shared: &Shared) -> io::Result<()> {
+    fn greet(&self, shared: &Shared, extra: [u8; EXTRA_LEN]) -> io::Result<()> {
         let (segment, file) = Segment::create(RING)?;
         self.outbox.lock().own = Some(Arc::new(segment));
-        Ok(self.socket.send_greeting(&shared.hello().encode(), &file)?)
+        Ok(self.socket.send_greeting(&shared.hello(extra).encode(), &file)?)
     }
 
     /// Takes notice of readiness of the socket. Called by the polling thread only. `true` if there may be more.
@@ -312,7 +323,15 @@ impl Connection {
         let this = self.this.upgrade().ok_or("the connection was closed")?;
         let peer = Arc::new(Segment::open(segment).map_err(|error| error.to_string())?);
         if self.accepted {
-            self.greet(&shared).map_err(|error| error.to_string())?;
+            let extra = match shared.door.get() {
+                Some(door) => self.enter(&**door, hello, this.clone())?,
+                None => [0; EXTRA_LEN],
+            };
+            self.greet(&shared, extra).map_err(|error| error.to_string())?;
+        } else if let Some(Target { offer: Some(offer), .. }) = &self.to
+            && !offer.is_answered_by(&hello.extra)
+        {
+            return Err("it is not the server that offered shared memory".to_owned());
         }
         let own = self.outbox.lock().own.take().ok_or("the connection was closed")?;
         let lane = Arc::new(Lane {
@@ -362,6 +381,13 @@ impl Connection {
         events.on_up(&link, limits);
         self.flush();
         Ok(())
+    }
+
+    /// Lets the peer in if it brings an offer that stands. Returns what to answer.
+    fn enter(&self, door: &dyn Door, hello: &Hello, this: Arc<Self>) -> Result<[u8; EXTRA_LEN], String> {
+        let (answer, events) = door.enter(&hello.extra, this).ok_or("it was not invited")?;
+        *self.events.lock() = Some(events);
+        Ok(answer)
     }
 
     fn fail_connecting(&self, error: io::Error) {

@@ -13,6 +13,7 @@ use crate::error::{ConnectError, ListenError};
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -102,6 +103,11 @@ pub(super) fn place(address: &Address) -> Result<Place<'_>, ConnectError> {
     Ok(split(address.location()).map_err(malformed)?)
 }
 
+/// What the unlisted socket of an engine is called. It goes with the process.
+pub(super) fn unlisted(instance: u64) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new_abstract_name(format!("mochi-rs-{instance:016x}").as_bytes())
+}
+
 /// Where the socket of a server is.
 pub(super) fn path(place: &Place<'_>) -> PathBuf {
     directory_of(&base(), place.uid).join(place.name)
@@ -160,6 +166,17 @@ impl Listener {
                 Err(error) => return Err(failed(error.into())),
             }
         }
+    }
+
+    /// Listens under a name that is in no directory and that only this network namespace has, for clients that are told
+    /// of it otherwise.
+    ///
+    /// # Errors
+    /// The name is taken, or the process may not listen.
+    pub(super) fn unlisted(instance: u64) -> Result<Self, Errno> {
+        let socket = socket::listen(&unlisted(instance)?)?;
+        let address = Address::new(PROTOCOL, "");
+        Ok(Self { socket, address, path: PathBuf::new(), file: (0, 0), removed: AtomicBool::new(true) })
     }
 
     /// Takes the name back, for others to use.
@@ -236,10 +253,11 @@ fn wait_for(directory: &OwnedFd) -> io::Result<()> {
 
 /// Listens at `path`, in place of a dead process if there is one.
 fn bind(path: &Path) -> Result<(OwnedFd, (u64, u64)), Errno> {
-    let socket = match socket::listen(path) {
+    let at = SocketAddrUnix::new(path)?;
+    let socket = match socket::listen(&at) {
         Err(Errno::ADDRINUSE) if is_dead(path) => {
             rustix::fs::unlink(path)?;
-            socket::listen(path)?
+            socket::listen(&at)?
         }
         result => result?,
     };
@@ -253,7 +271,7 @@ fn bind(path: &Path) -> Result<(OwnedFd, (u64, u64)), Errno> {
 /// same.
 fn is_dead(path: &Path) -> bool {
     let is_socket = rustix::fs::lstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
-    is_socket && matches!(socket::connect(path), Err(Errno::CONNREFUSED))
+    is_socket && matches!(SocketAddrUnix::new(path).and_then(|at| socket::connect(&at)), Err(Errno::CONNREFUSED))
 }
 
 /// Removes sockets that processes have left behind which were killed. Names that somebody chose are left to whoever uses

@@ -18,20 +18,22 @@ mod ring_tests;
 mod segment;
 mod socket;
 
-use self::connection::{Connection, Lane, ReadOutcome};
+use self::connection::{Connection, Lane, ReadOutcome, Target};
 use self::location::Listener;
 use self::memory::fence;
 use self::patience::Patience;
 use self::ring::{Lookout, RECORD_MAX, Words};
 use super::poller::{HANGUP, Poller};
+use super::same_node::{Door, Offer};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
 use crate::warnings::Warnings;
-use crate::wire::{Budget, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
+use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use rustix::net::SocketAddrUnix;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::fmt;
@@ -50,6 +52,8 @@ const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 const ACCEPTED_MAX: usize = 64;
 /// Pause after the process ran out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Time in which a server must let in a peer that brings its offer. The peer has another way to it.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a server whose queue is full is asked again.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
 /// While links are busy, the sockets are asked this rarely, in polls that found something...
@@ -89,6 +93,8 @@ struct Shared {
     instance: u64,
     poller: Poller,
     acceptor: OnceLock<Arc<dyn Acceptor>>,
+    /// Decides instead of the acceptor, where the socket is an unlisted one.
+    door: OnceLock<Arc<dyn Door>>,
     listener: Option<Listener>,
     accepting: AtomicBool,
     /// Accepting waits for descriptors; a timer goes on with it.
@@ -164,6 +170,102 @@ impl SmTransport {
             .map_err(|source| ListenError::Io { address: address.clone(), source })
     }
 
+    /// The shared-memory half of an engine of `native+tcp`: under no address of its own, for peers that bring an [`Offer`].
+    /// It takes in only those that `door` lets in; without one, it accepts none.
+    ///
+    /// # Errors
+    /// The process has no descriptors left, or may not listen.
+    pub(super) fn unlisted(limits: Limits, instance: u64, door: Option<Arc<dyn Door>>) -> io::Result<Self> {
+        let listener = door.as_ref().map(|_| Listener::unlisted(instance)).transpose()?;
+        let transport = Self::new(limits, instance, listener)?;
+        if let Some(door) = door {
+            let _ = transport.shared.door.set(door);
+        }
+        Ok(transport)
+    }
+
+    /// Begins to open a link to the server that has made `offer` and has stated `instance`.
+    ///
+    /// # Errors
+    /// There is no such server in this network namespace, or it is another user's than it said.
+    pub(super) fn follow(
+        &self,
+        peer: &Address,
+        instance: u64,
+        offer: Offer,
+        events: Arc<dyn LinkEvents>,
+    ) -> Result<Arc<dyn Link>, ConnectError> {
+        let at = location::unlisted(instance)
+            .map_err(|error| ConnectError::Unreachable { address: peer.clone(), source: Arc::new(error.into()) })?;
+        let to = Target { at, uid: offer.uid, offer: Some(offer) };
+        self.open(peer, to, OFFER_TIMEOUT.min(self.shared.limits.connect_timeout), events)
+    }
+
+    fn open(
+        &self,
+        peer: &Address,
+        to: Target,
+        timeout: Duration,
+        events: Arc<dyn LinkEvents>,
+    ) -> Result<Arc<dyn Link>, ConnectError> {
+        let shared = &self.shared;
+        let connection = Connection::opening(shared, shared.new_token(), peer.clone(), to, events);
+        let connected = connection.try_connect(shared)?;
+        shared.connections.lock().insert(connection.token, connection.clone());
+        if connected {
+            if let Err(source) = shared.watch(&connection) {
+                shared.connections.lock().remove(&connection.token);
+                return Err(ConnectError::Unreachable { address: peer.clone(), source: Arc::new(source) });
+            }
+            // The answer may have come before it was watched.
+            shared.mark_ready(connection.token);
+        } else {
+            shared.add_timer(CONNECT_RETRY, connection.token, Watch::Connecting);
+        }
+        shared.add_timer(timeout, connection.token, Watch::Handshake);
+        Ok(connection)
+    }
+
+    /// What becomes ready when there is something for [`Transport::poll`], besides the links that are looked at.
+    pub(super) fn poller(&self) -> &Poller {
+        &self.shared.poller
+    }
+
+    /// Whether there are links, or peers that want one.
+    pub(super) fn has_links(&self) -> bool {
+        !self.shared.connections.lock().is_empty()
+    }
+
+    /// Whether something waits for the next poll.
+    pub(super) fn has_work(&self) -> bool {
+        self.shared.attention.load(Ordering::Relaxed) || self.shared.some_dirty.load(Ordering::Relaxed)
+    }
+
+    /// Gets ready for `sleep`, which ends when [`SmTransport::poller`] becomes ready, and does it: not at all if there
+    /// is something to do, and not beyond the given time.
+    pub(super) fn park_in(&self, until: Option<Instant>, sleep: impl FnOnce(Option<Instant>)) {
+        let shared = &self.shared;
+        // Somebody who polls right now may not know yet that the bells must be armed.
+        let Some(mut polling) = shared.polling.try_lock() else {
+            let soon = Instant::now() + Duration::from_millis(1);
+            return sleep(Some(until.map_or(soon, |until| until.min(soon))));
+        };
+        shared.parked.store(true, Ordering::SeqCst);
+        let may_sleep = polling.arm();
+        // Nobody asks epoll again for what it finds now: the next poll must look.
+        polling.epoll_every = 1;
+        drop(polling);
+        if may_sleep && !shared.attention.load(Ordering::SeqCst) {
+            sleep(until);
+        }
+        shared.parked.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes in what has become ready, and the wake-ups.
+    pub(super) fn take_ready(&self) {
+        self.shared.poller.wait(Some(Instant::now()), |token| self.shared.list_ready(token));
+    }
+
     /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
     pub fn set_acceptor(&self, acceptor: Arc<dyn Acceptor>) {
         let _ = self.shared.acceptor.set(acceptor);
@@ -180,6 +282,7 @@ impl SmTransport {
             instance,
             poller,
             acceptor: OnceLock::new(),
+            door: OnceLock::new(),
             accepting: AtomicBool::new(listener.is_some()),
             accept_waits: AtomicBool::new(false),
             out_of_descriptors: AtomicBool::new(false),
@@ -213,13 +316,14 @@ impl SmTransport {
 }
 
 impl Shared {
-    fn hello(&self) -> Hello {
+    fn hello(&self, extra: [u8; EXTRA_LEN]) -> Hello {
         Hello {
             max_frame: FRAME_MAX,
             max_in_flight: self.limits.max_in_flight,
             max_message: self.limits.max_message,
             max_bytes: self.limits.max_bytes,
             instance: self.instance,
+            extra,
         }
     }
 
@@ -605,24 +709,11 @@ impl Transport for SmTransport {
     }
 
     fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError> {
-        let shared = &self.shared;
         let place = location::place(address)?;
-        let to = (location::path(&place), place.uid);
-        let connection = Connection::opening(shared, shared.new_token(), address.clone(), to, events);
-        let connected = connection.try_connect(shared)?;
-        shared.connections.lock().insert(connection.token, connection.clone());
-        if connected {
-            if let Err(source) = shared.watch(&connection) {
-                shared.connections.lock().remove(&connection.token);
-                return Err(ConnectError::Unreachable { address: address.clone(), source: Arc::new(source) });
-            }
-            // The answer may have come before it was watched.
-            shared.mark_ready(connection.token);
-        } else {
-            shared.add_timer(CONNECT_RETRY, connection.token, Watch::Connecting);
-        }
-        shared.add_timer(shared.limits.connect_timeout, connection.token, Watch::Handshake);
-        Ok(connection)
+        let at = SocketAddrUnix::new(location::path(&place))
+            .map_err(|error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error.into()) })?;
+        let to = Target { at, uid: place.uid, offer: None };
+        self.open(address, to, self.shared.limits.connect_timeout, events)
     }
 
     fn poll(&self) -> Polled {
@@ -638,21 +729,7 @@ impl Transport for SmTransport {
 
     fn park(&self, until: Option<Instant>) {
         let shared = &self.shared;
-        // Somebody who polls right now may not know yet that the bells must be armed.
-        let Some(mut polling) = shared.polling.try_lock() else {
-            let soon = Instant::now() + Duration::from_millis(1);
-            shared.poller.wait(Some(until.map_or(soon, |until| until.min(soon))), |token| shared.list_ready(token));
-            return;
-        };
-        shared.parked.store(true, Ordering::SeqCst);
-        let may_sleep = polling.arm();
-        // Nobody asks epoll again for what it finds now: the next poll must look.
-        polling.epoll_every = 1;
-        drop(polling);
-        if may_sleep && !shared.attention.load(Ordering::SeqCst) {
-            shared.poller.wait(until, |token| shared.list_ready(token));
-        }
-        shared.parked.store(false, Ordering::SeqCst);
+        self.park_in(until, |until| shared.poller.wait(until, |token| shared.list_ready(token)));
     }
 
     fn unpark(&self) {

@@ -11,7 +11,6 @@ use rustix::net::{
 };
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::path::Path;
 
 /// Packets taken in at a time from one peer.
 const PACKETS_MAX: usize = 64;
@@ -38,18 +37,18 @@ pub(super) enum Drained {
 /// A first packet: its bytes and what came with them.
 pub(super) type Greeting = ([u8; HELLO_LEN], OwnedFd);
 
-/// Listens at a path that is free.
-pub(super) fn listen(path: &Path) -> Result<OwnedFd, Errno> {
+/// Listens at a path or under a name that is free.
+pub(super) fn listen(at: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
-    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    net::bind(&socket, at)?;
     net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
 /// Connects, or fails with `AGAIN` where too many others wait for that.
-pub(super) fn connect(path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn connect(to: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, FLAGS, None)?;
-    net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    net::connect(&socket, to)?;
     Ok(socket)
 }
 

@@ -3,14 +3,15 @@
 mod receiving;
 mod sending;
 
-use super::Shared;
+use super::super::same_node::Offer;
 use super::socket::Socket;
+use super::{Shared, is_here};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{EXTRA_LEN, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use std::io;
 use std::net::TcpStream;
@@ -55,6 +56,10 @@ pub(super) struct Connection {
     events: Mutex<Option<Arc<dyn LinkEvents>>>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Inbox>,
+    /// The other way to the same server: what we have offered the peer, or it us.
+    offer: OnceLock<Offer>,
+    /// The number that the peer's engine has stated.
+    instance: OnceLock<u64>,
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
     /// Why nothing more can be written. What the peer sent before is still read.
@@ -139,6 +144,8 @@ impl Connection {
                 reading_paused: false,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
+            offer: OnceLock::new(),
+            instance: OnceLock::new(),
             listed: AtomicBool::new(false),
             unwritable: OnceLock::new(),
             read: AtomicU64::new(0),
@@ -210,10 +217,43 @@ impl Connection {
         {
             return;
         }
-        match self.socket.send(&shared.hello().encode(), &[]) {
+        match self.socket.send(&shared.hello(self.make_offer(&shared)).encode(), &[]) {
             Ok(HELLO_LEN) => {}
             Ok(_) => self.fail("the handshake could not be sent"),
             Err(error) => self.fail_connecting(error.into()),
+        }
+    }
+
+    /// Offers a peer on this host another way, if there is one.
+    fn make_offer(&self, shared: &Shared) -> [u8; EXTRA_LEN] {
+        let none = [0; EXTRA_LEN];
+        let (true, Some(offers), Some(this)) = (self.accepted, shared.offers.get(), self.this.upgrade()) else {
+            return none;
+        };
+        let peer = self.socket.with(|stream| {
+            let peer = stream.peer_addr()?;
+            Ok(is_here(stream, &peer).then_some(peer))
+        });
+        let Ok(Some(peer)) = peer else { return none };
+        let Some(offer) = offers.make(peer.port(), this) else { return none };
+        let _ = self.offer.set(offer);
+        if self.is_closed() {
+            // Its end may have come before there was something to withdraw.
+            offers.withdraw(offer.ask);
+        }
+        offer.encode()
+    }
+
+    /// Keeps what the server offers, if there is nobody between it and us.
+    fn note_offer(&self, hello: &Hello) {
+        let offer = self.socket.with(|stream| {
+            let here = is_here(stream, &stream.peer_addr()?);
+            let port = stream.local_addr()?.port();
+            Ok(Offer::decode(&hello.extra).filter(|offer| here && offer.port == port))
+        });
+        if let Ok(Some(offer)) = offer {
+            let _ = self.instance.set(hello.instance);
+            let _ = self.offer.set(offer);
         }
     }
 
@@ -221,6 +261,9 @@ impl Connection {
     fn come_up(&self, hello: &Hello) -> Result<Inbox, String> {
         let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
         let this = self.this.upgrade().ok_or("the connection was closed")?;
+        if !self.accepted {
+            self.note_offer(hello);
+        }
         let known = self.events.lock().clone();
         let events = match known {
             Some(events) => events,
@@ -310,6 +353,11 @@ impl Connection {
         if let Some(events) = events {
             events.on_lost(&error);
         }
+        if let (true, Some(offer), Some(shared)) = (self.accepted, self.offer.get(), &shared)
+            && let Some(offers) = shared.offers.get()
+        {
+            offers.withdraw(offer.ask);
+        }
     }
 
     /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
@@ -321,6 +369,11 @@ impl Connection {
 impl Link for Connection {
     fn peer(&self) -> &Address {
         &self.peer
+    }
+
+    fn offer(&self) -> Option<(u64, Offer)> {
+        let offer = self.offer.get()?;
+        Some((self.instance.get().copied().unwrap_or(0), *offer))
     }
 
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {

@@ -9,12 +9,13 @@ mod socket;
 
 use self::connection::{Connection, ReadOutcome};
 use super::poller::{HANGUP, Poller};
+use super::same_node::Offers;
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
 use crate::warnings::Warnings;
-use crate::wire::{Budget, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
+use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -31,6 +32,8 @@ pub(crate) use self::location::{PROTOCOL, is_literal};
 
 /// The listener's token.
 const LISTENER: u64 = 1;
+/// The token of another poller that is watched along.
+const GUEST: u64 = 2;
 /// Bytes read at a time.
 const SCRATCH: usize = 256 * 1024;
 /// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
@@ -65,6 +68,10 @@ struct Shared {
     serves: bool,
     poller: Poller,
     acceptor: OnceLock<Arc<dyn Acceptor>>,
+    /// Offers peers on this host another way.
+    offers: OnceLock<Arc<dyn Offers>>,
+    /// Another poller is watched, and has become ready.
+    guest_ready: AtomicBool,
     listener: Option<(TcpListener, Address)>,
     accepting: AtomicBool,
     /// Accepting waits for descriptors; a timer goes on with it.
@@ -130,6 +137,26 @@ impl TcpTransport {
         let _ = self.shared.acceptor.set(acceptor);
     }
 
+    /// What peers on this host are offered, which is nothing without this. To be called once, before the first poll.
+    pub(super) fn set_offers(&self, offers: Arc<dyn Offers>) {
+        let _ = self.shared.offers.set(offers);
+    }
+
+    /// Has [`Transport::park`] end when another poller becomes ready.
+    pub(super) fn watch_guest(&self, other: &Poller) -> io::Result<()> {
+        self.shared.poller.watch_poller(other, GUEST)
+    }
+
+    /// Whether that poller was found to be ready since this was asked last.
+    pub(super) fn take_guest_ready(&self) -> bool {
+        self.shared.guest_ready.load(Ordering::Relaxed) && self.shared.guest_ready.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether something waits for the next poll.
+    pub(super) fn has_work(&self) -> bool {
+        !self.shared.dirty.lock().is_empty() || !self.shared.ready.lock().is_empty()
+    }
+
     fn new(limits: Limits, instance: u64, listener: Option<(TcpListener, Address)>) -> io::Result<Self> {
         let poller = Poller::new()?;
         if let Some((listener, _)) = &listener {
@@ -142,6 +169,8 @@ impl TcpTransport {
             instance,
             poller,
             acceptor: OnceLock::new(),
+            offers: OnceLock::new(),
+            guest_ready: AtomicBool::new(false),
             accepting: AtomicBool::new(listener.is_some()),
             accept_waits: AtomicBool::new(false),
             out_of_descriptors: AtomicBool::new(false),
@@ -150,7 +179,7 @@ impl TcpTransport {
             accepted: AtomicUsize::new(0),
             listener,
             connections: Mutex::new(HashMap::new()),
-            next_token: AtomicU64::new(LISTENER + 1),
+            next_token: AtomicU64::new(GUEST + 1),
             ready: Mutex::new(Vec::new()),
             dirty: Mutex::new(Vec::new()),
             ended: Mutex::new(Vec::new()),
@@ -200,18 +229,24 @@ fn bind(at: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Whether the peer, as far as TCP shows, is on this host.
+fn is_here(stream: &TcpStream, peer: &SocketAddr) -> bool {
+    peer.ip().is_loopback() || stream.local_addr().is_ok_and(|local| local.ip() == peer.ip())
+}
+
 fn family(address: &SocketAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
 impl Shared {
-    fn hello(&self) -> Hello {
+    fn hello(&self, extra: [u8; EXTRA_LEN]) -> Hello {
         Hello {
             max_frame: FRAME_MAX,
             max_in_flight: self.limits.max_in_flight,
             max_message: self.limits.max_message,
             max_bytes: self.limits.max_bytes,
             instance: self.instance,
+            extra,
         }
     }
 
@@ -249,8 +284,7 @@ impl Shared {
 
     /// Keeps little under way to a peer on this host. For others the kernel finds out how much the distance needs.
     fn tune_distance(stream: &TcpStream, peer: &SocketAddr) {
-        let here = stream.local_addr().is_ok_and(|local| local.ip() == peer.ip());
-        if here || peer.ip().is_loopback() {
+        if is_here(stream, peer) {
             // A limit of the system may be lower, which is as well.
             let _ = sockopt::set_socket_send_buffer_size(stream, SAME_HOST_BUFFER);
             let _ = sockopt::set_socket_recv_buffer_size(stream, SAME_HOST_BUFFER);
@@ -419,6 +453,10 @@ impl Shared {
             let (token, hangup) = (token & !HANGUP, token & HANGUP != 0);
             if token == LISTENER {
                 progress |= self.accept();
+                continue;
+            }
+            if token == GUEST {
+                self.guest_ready.store(true, Ordering::Release);
                 continue;
             }
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
