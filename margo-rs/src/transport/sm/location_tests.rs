@@ -79,9 +79,9 @@ fn sockets_of_dead_processes_are_swept_and_those_of_living_ones_are_not() {
     let directory = directory_of(&scratch.0, own_uid());
     // No process has a number as high as this.
     let dead = directory.join("4194305-0");
-    drop(socket::listen(&dead).unwrap());
+    drop(socket::listen(&SocketAddrUnix::new(&dead).unwrap()).unwrap());
     let other_container = directory.join("4194306-0");
-    let other = socket::listen(&other_container).unwrap();
+    let other = socket::listen(&SocketAddrUnix::new(&other_container).unwrap()).unwrap();
     fs::write(directory.join("4194307-0"), "no socket").unwrap();
     drop(scratch.listen("sm").unwrap());
     assert!(!dead.exists() && other_container.exists() && directory.join("4194307-0").exists());
