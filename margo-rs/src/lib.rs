@@ -26,7 +26,8 @@
 //!
 //! Values are laid out as Margo's `hg_proc` and Thallium do ([`codec`]), and RPC ids, headers and built-in RPCs are
 //! Margo's. Futures need no particular executor; outside of any, [`Wait::wait`] blocks. See [`transport`] for what each
-//! transport guarantees, [`Limits`] for what peers may make an engine hold, [`Progress`] for how waiting is done.
+//! transport guarantees, [`Limits`] for what peers may make an engine hold, [`Progress`] for how waiting is done,
+//! [`Builder::same_node`] for shared memory underneath `native+tcp`.
 
 mod address;
 mod buffer;

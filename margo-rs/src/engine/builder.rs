@@ -43,7 +43,7 @@ impl Builder {
             rpc_threads: None,
             runtime: None,
             pools: Vec::new(),
-            same_node: true,
+            same_node: false,
             layers: None,
         }
     }
@@ -86,12 +86,12 @@ impl Builder {
         self
     }
 
-    /// Whether an engine of `native+tcp` uses shared memory underneath with peers on its own node. Default `true`.
+    /// Whether an engine of `native+tcp` uses shared memory underneath with peers on its own node. Default `false`.
     ///
     /// It does where both ends have it on and nobody relays the connection. Calls then take about the time that they take
     /// over `native+sm`, and the link costs 264 KiB of shared memory. Addresses and errors do not change, and nor does what
     /// is known of the peer: there are no [`PeerCredentials`](crate::transport::PeerCredentials), as over TCP. Off, all
-    /// bytes are on the TCP connection, where they can be watched.
+    /// bytes are on the TCP connection, where they can be watched. Other protocols do not look at it.
     pub fn same_node(mut self, on: bool) -> Self {
         self.same_node = on;
         self

@@ -1,4 +1,4 @@
-//! `native+tcp` with shared memory underneath where both ends are on one node.
+//! `native+tcp` with shared memory underneath where both ends are on one node and ask for it.
 //!
 //! A client connects by TCP as ever. If the server sees that the client is on its own node, its hello holds an
 //! [`Offer`]. The client then opens a link through shared memory, and once that is up, it closes the TCP connection.
