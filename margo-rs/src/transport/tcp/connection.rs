@@ -75,8 +75,14 @@ pub(super) struct Connection {
     overfull: AtomicBool,
 }
 
+/// Responses that wait for the end of a poll to go out together. Where more have arrived, the caller can work on the first
+/// of them while the others are being served; and it does not go to sleep in the meantime.
+const RESPONSES_AT_ONCE: u32 = 32;
+
 struct Outbox {
     queue: Outbound,
+    /// Responses queued since the last write.
+    unsent_responses: u32,
     transfers: Transfers,
     job: WriteJob,
     /// A thread is inside the write call.
@@ -142,6 +148,7 @@ impl Connection {
                 blocked: false,
                 unblocked: false,
                 reading_paused: false,
+                unsent_responses: 0,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
             offer: OnceLock::new(),
@@ -387,6 +394,8 @@ impl Link for Connection {
         }
         let mut outbox = self.outbox.lock();
         outbox.queue.response(call.0, payload);
+        outbox.unsent_responses += 1;
+        let flush = if outbox.unsent_responses >= RESPONSES_AT_ONCE { Flush::Now } else { flush };
         if outbox.queue.queued() > self.max_queued {
             self.overfull.store(true, Ordering::Release);
         }

@@ -21,6 +21,7 @@ impl Connection {
         }
         outbox.writing = true;
         outbox.blocked = false;
+        outbox.unsent_responses = 0;
         let mut job = std::mem::take(&mut outbox.job);
         let mut bulk = 0;
         let result = loop {
