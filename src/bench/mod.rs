@@ -65,8 +65,8 @@ with the median ratio. B/s counts payload, one way.
 thousand calls in flight. The notes say what the server's memory grew by for each client, and what the slowest client got \
 done of what each would have got if all were equal.
 
-With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind. The floor of a \
-handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential. \
+With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind, and the notes say \
+what the cipher alone takes of it, sealing and opening at both ends. The floor of a handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential. \
 `sessions/100000` are calls in one session after the other of so many, and take a while to set up: they are measured with \
 --all, or if --cases names them, in one round; their floor is one session.
 

@@ -79,6 +79,7 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, show: impl Fn(u32)) -> Outc
     pairs.sort_by(|one, other| rank(one).total_cmp(&rank(other)));
     let middle = &pairs[pairs.len() / 2];
     let Pair { figure, floor } = middle;
+    let cipher_us = (case.kind == Kind::Call && case.sealed).then(|| floor::cipher::measure(case.size)).transpose()?;
     Ok(Row {
         transport: setup.transport.to_owned(),
         case,
@@ -90,5 +91,6 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, show: impl Fn(u32)) -> Outc
         ratio: middle.ratio(case),
         bytes_each,
         slowest: figure.slowest,
+        cipher_us,
     })
 }

@@ -1,5 +1,6 @@
 //! The floors of calls and bulk transfers: the same bytes, moved by the same means, and nothing else.
 
+pub(super) mod cipher;
 mod copy;
 mod mapping;
 pub(super) mod shared;

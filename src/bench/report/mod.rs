@@ -47,6 +47,8 @@ pub(super) struct Row {
     pub(super) bytes_each: Option<f64>,
     /// What the slowest client got done, as a part of what each would have got if all were equal.
     pub(super) slowest: Option<f64>,
+    /// What the cipher alone takes of a sealed call, both ends together.
+    pub(super) cipher_us: Option<f64>,
 }
 
 fn by_name<S: Serializer>(case: &Case, serializer: S) -> Result<S::Ok, S::Error> {
@@ -120,7 +122,8 @@ impl Row {
         let one = if self.case.kind == Kind::Sessions { "session" } else { "client" };
         let bytes = self.bytes_each.map(|bytes| format!("{} a {one}", Bytes(bytes)));
         let slowest = self.slowest.map(|part| format!("slowest client {part:.2}"));
-        let notes: Vec<String> = bytes.into_iter().chain(slowest).collect();
+        let cipher = self.cipher_us.map(|time| format!("cipher {} µs", Micros(time)));
+        let notes: Vec<String> = bytes.into_iter().chain(slowest).chain(cipher).collect();
         notes.join(", ")
     }
 }
