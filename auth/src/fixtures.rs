@@ -165,12 +165,7 @@ pub(crate) fn established(number: u64, uid: u32) -> Established {
         session: SessionId::new(id),
         terms: terms(),
         principal: principal(uid),
-        secrets: SessionSecrets {
-            client_to_server: secret(1),
-            server_to_client: secret(2),
-            bulk: secret(3),
-            exporter: secret(4),
-        },
+        secrets: SessionSecrets { client_to_server: secret(1), server_to_client: secret(2), exporter: secret(4) },
     }
 }
 

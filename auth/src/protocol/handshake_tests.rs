@@ -23,7 +23,6 @@ fn an_honest_handshake_gives_both_ends_the_same_secrets_and_terms() {
             for (of_client, of_server) in [
                 (&client.secrets.client_to_server, &server.secrets.client_to_server),
                 (&client.secrets.server_to_client, &server.secrets.server_to_client),
-                (&client.secrets.bulk, &server.secrets.bulk),
                 (&client.secrets.exporter, &server.secrets.exporter),
                 (&client.export("app"), &server.export("app")),
             ] {

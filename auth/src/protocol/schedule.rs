@@ -64,8 +64,6 @@ pub struct SessionSecrets {
     pub(crate) client_to_server: Secret<32>,
     /// `s2c_0`: replies.
     pub(crate) server_to_client: Secret<32>,
-    /// `bulk`.
-    pub(crate) bulk: Secret<32>,
     /// `exp`.
     pub(crate) exporter: Secret<32>,
 }
@@ -113,7 +111,6 @@ impl HandshakeSecret {
         SessionSecrets {
             client_to_server: label("c2s traffic"),
             server_to_client: label("s2c traffic"),
-            bulk: label("bulk"),
             exporter: label("exporter"),
         }
     }

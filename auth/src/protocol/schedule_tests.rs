@@ -33,11 +33,11 @@ fn the_schedule_is_golden() {
     let (finished, secrets) = HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]).finish(&th2());
     assert_eq!(finished.as_slice(), hex(FINISHED));
     let check = |secret: &Secret<32>, golden| assert_eq!(secret.expose().as_slice(), hex(golden));
-    check(&secrets.client_to_server, "8584cc5d6ca63362d48c254874fbcea595fffa749e33bc7e103dd5be1d6999ac");
-    check(&secrets.server_to_client, "79e14cd82e388781cc82999798dbce1da818a68dcbcbc4c5574af3300581a51f");
-    check(&secrets.bulk, "43a24e3337c9c5a6562f60c0d98d27e59cea827db5b70af183b539b5aba41a57");
-    check(&secrets.exporter, "20938764bf0447ba87bf533489e53da0f6e3e5d5e9778596bf4f4e67e36142bf");
-    let first = Traffic::new(secrets.client_to_server);
+    let SessionSecrets { client_to_server, server_to_client, exporter } = secrets; // each secret there is has a row here
+    check(&client_to_server, "8584cc5d6ca63362d48c254874fbcea595fffa749e33bc7e103dd5be1d6999ac");
+    check(&server_to_client, "79e14cd82e388781cc82999798dbce1da818a68dcbcbc4c5574af3300581a51f");
+    check(&exporter, "20938764bf0447ba87bf533489e53da0f6e3e5d5e9778596bf4f4e67e36142bf");
+    let first = Traffic::new(client_to_server);
     check(&first.key(), "789c636f2f49dddb406cadfa6be901c9331af1eea7265634e88f136b65a9522f");
     assert_eq!(first.iv().expose().as_slice(), hex("7996d17c9eb596113691588c"));
     let second = first.next();

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::protocol::client;
 use crate::protocol::message::{Content, Draft, Header, Incoming, Kind, Tag, Target, Unused};
 use crate::protocol::traffic::{KeyExhausted, Limits, OpenError, Opening, Sealing};
-use crate::protocol::{ParseError, SEQ_END, SealedError, Secret, SessionId, Terms, Tick};
+use crate::protocol::{ParseError, SEQ_END, SealedError, SessionId, Terms, Tick};
 
 /// The client's end of a session, for any number of threads at once.
 pub struct ClientSession {
@@ -14,7 +14,6 @@ pub struct ClientSession {
     closed: AtomicBool,
     sealing: Sealing,
     opening: Opening,
-    bulk: Secret<32>,
 }
 
 /// A call on its way: what its reply must fit.
@@ -106,7 +105,6 @@ impl ClientSession {
             closed: AtomicBool::new(false),
             sealing: Sealing::new(terms.suite, secrets.client_to_server, now),
             opening: Opening::new(terms.suite, secrets.server_to_client),
-            bulk: secrets.bulk,
             terms,
         }
     }
@@ -129,12 +127,6 @@ impl ClientSession {
     /// The number that the next call gets.
     pub(crate) fn next_number(&self) -> u64 {
         self.next.load(Ordering::SeqCst)
-    }
-
-    /// The secret that keys of bulk transfers are made of.
-    #[allow(dead_code, reason = "for bulk levels, which come with bulk")]
-    pub(crate) fn bulk_secret(&self) -> &Secret<32> {
-        &self.bulk
     }
 
     /// Seals a request under a number of its own.

@@ -9,7 +9,7 @@ use crate::mechanism::Principal;
 use crate::protocol::message::{Content, Draft, Header, Incoming, Kind, Tag, Target, Unused};
 use crate::protocol::server::Established;
 use crate::protocol::traffic::{KeyExhausted, Limits, OpenError, Opening, Sealing};
-use crate::protocol::{SealedError, Secret, SessionId, Terms, Tick, Window, WindowError};
+use crate::protocol::{SealedError, SessionId, Terms, Tick, Window, WindowError};
 
 /// Calls borne beyond those agreed, at least: they were cancelled, and their handlers have not ended yet.
 const CANCELLED_MIN: u32 = 64;
@@ -54,7 +54,6 @@ pub struct Session {
     newest: AtomicU64,
     opening: Opening,
     sealing: Sealing,
-    bulk: Secret<32>,
     running: AtomicU32,
     last_used: AtomicU64,
     /// The connection that it is bound to, if it is.
@@ -155,7 +154,6 @@ impl Session {
             newest: AtomicU64::new(0),
             opening: Opening::new(terms.suite, secrets.client_to_server),
             sealing: Sealing::new(terms.suite, secrets.server_to_client, now),
-            bulk: secrets.bulk,
             running: AtomicU32::new(0),
             last_used: AtomicU64::new(now.0),
             bound_to: OnceLock::new(),
@@ -217,12 +215,6 @@ impl Session {
             2 => State::Draining,
             _ => State::Dead,
         }
-    }
-
-    /// The secret that keys of bulk transfers are made of.
-    #[allow(dead_code, reason = "for bulk levels, which come with bulk")]
-    pub(crate) fn bulk_secret(&self) -> &Secret<32> {
-        &self.bulk
     }
 
     /// When it ends if nothing more happens.
