@@ -49,7 +49,9 @@ pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
 pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
-pub use engine::{Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait};
+pub use engine::{
+    Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, may_block,
+};
 pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
 pub use exec::Pool;
 pub use limits::Limits;

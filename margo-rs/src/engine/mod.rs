@@ -11,7 +11,7 @@ pub use self::builder::Builder;
 pub use self::lifecycle::Shutdown;
 pub use self::progress::Progress;
 pub use self::timer::{Sleep, Timer};
-pub use self::wait::Wait;
+pub use self::wait::{Wait, may_block};
 
 pub(crate) use self::lifecycle::{Lifecycle, Serving};
 pub use self::link::{REQUEST_HEADER, RESPONSE_HEADER};

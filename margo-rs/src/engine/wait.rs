@@ -19,16 +19,19 @@ pub trait Wait: Future + Sized {
     /// # Panics
     /// On a thread that is making progress for an engine, as in an asynchronous handler: it would wait for itself.
     fn wait(self) -> Self::Output {
-        assert!(
-            !is_polling_anywhere(),
-            "blocking wait inside an asynchronous handler: await, or register it as blocking"
-        );
+        assert!(may_block(), "blocking wait inside an asynchronous handler: await, or register it as blocking");
         let mut future = pin!(self);
         block_on(|cx| future.as_mut().poll(cx))
     }
 }
 
 impl<F: Future> Wait for F {}
+
+/// Whether this thread may block for a call: not while it makes progress for an engine, as in an asynchronous handler, where
+/// [`Wait::wait`] panics and calls fail with [`CallError::WouldDeadlock`](crate::CallError::WouldDeadlock).
+pub fn may_block() -> bool {
+    !is_polling_anywhere()
+}
 
 struct Unpark {
     thread: Thread,
