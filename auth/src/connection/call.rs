@@ -76,10 +76,8 @@ impl<Out: DeserializeOwned> Call<Out> {
     /// Blocks the thread until the call is done.
     ///
     /// # Errors
-    /// The call's own.
-    ///
-    /// # Panics
-    /// Inside an asynchronous handler, when a session has to be made or waited for.
+    /// The call's own, and [`margo_rs::CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread: a call
+    /// that was not started is not sent then.
     pub fn wait(mut self) -> Result<Out, CallError> {
         let rpc = self.sealed.name;
         self.sealed.wait(|body| decode(rpc, body))?
@@ -189,6 +187,9 @@ impl SealedCall {
     }
 
     fn wait<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Result<T, CallError> {
+        if !margo_rs::may_block() {
+            return Err(margo_rs::CallError::WouldDeadlock.into());
+        }
         if matches!(self.state, State::Unsent(_) | State::Preparing(..)) {
             self.start();
             if matches!(self.state, State::Unsent(_) | State::Preparing(..)) {

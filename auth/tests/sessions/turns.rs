@@ -65,6 +65,36 @@ fn a_request_that_waits_for_its_pool_is_served() {
     }
 }
 
+/// As of a plain call: with a session that stands, and where one would have to be made.
+#[test]
+fn waiting_in_an_asynchronous_handler_is_refused_and_sends_nothing() {
+    const ONWARD: Rpc<bool, ()> = Rpc::new("onward");
+    let (onward, auth) = (serve(builder().half_open(LONG)), serve(builder()));
+    let (engine, connection) = connect(&onward, BOB);
+    let handler = move |_, at_once: bool| {
+        let refuse = |connection: &Connection| match connection.call(WHO, &()).wait() {
+            Err(CallError::Transport(margo_rs::CallError::WouldDeadlock)) => {}
+            other => panic!("{other:?}"),
+        };
+        let late = (!at_once).then(|| connection.clone());
+        if at_once {
+            refuse(&connection);
+        }
+        async move {
+            late.iter().for_each(refuse);
+            Ok(())
+        }
+    };
+    auth.register(ONWARD, handler).unwrap();
+    let (_engine, server) = connect(&auth, ALICE);
+    let refused = || [true, false].map(|at_once| server.call(ONWARD, &at_once).wait().unwrap());
+    refused();
+    assert_eq!(onward.counts().half_open, 1, "nothing came in that session");
+    onward.engine().shutdown().wait();
+    eventually(|| engine.load().links == 0);
+    refused();
+}
+
 #[test]
 fn peer_credentials_recover_after_a_server_was_away() {
     let listen = |address: &str| Engine::builder(address).rpc_threads(2).default_timeout(LONG).listen().wait().unwrap();
