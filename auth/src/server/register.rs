@@ -222,6 +222,33 @@ impl AuthProvider {
         self.allow(self.rule.clone()).register(rpc, handler)
     }
 
+    /// As [`Registrar::register_deferred`], under the provider's rule.
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered at this provider already.
+    pub fn register_deferred<In, Out, F, Fut>(&self, rpc: Rpc<In, Out>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        F: Fn(Caller, In, Responder<Out>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        self.allow(self.rule.clone()).register_deferred(rpc, handler)
+    }
+
+    /// As [`Registrar::register_blocking`], under the provider's rule.
+    ///
+    /// # Errors
+    /// The RPC, or another of the same id, is registered at this provider already.
+    pub fn register_blocking<In, Out, F>(&self, rpc: Rpc<In, Out>, handler: F) -> Result<RpcId, RegisterError>
+    where
+        In: DeserializeOwned + Send + 'static,
+        Out: Serialize + Send + 'static,
+        F: Fn(Caller, In) -> Result<Out, HandlerError> + Send + Sync + 'static,
+    {
+        self.allow(self.rule.clone()).register_blocking(rpc, handler)
+    }
+
     /// Takes back one RPC. `false` if this provider did not register it.
     pub fn deregister<In, Out>(&self, rpc: Rpc<In, Out>) -> bool {
         self.provider.deregister(rpc)

@@ -217,6 +217,25 @@ fn providers_and_their_pools_work_wrapped() {
 }
 
 #[test]
+fn a_provider_takes_blocking_and_deferred_handlers_under_its_rule() {
+    const BLOCK: Rpc<(), u32> = Rpc::new("block");
+    const LATER: Rpc<u32, u32> = Rpc::new("later");
+    let auth = serve(builder());
+    let provider = auth.provider(PROVIDER).rule(Rule::uid(ALICE.uid));
+    provider.register_blocking(BLOCK, |caller: Caller, ()| Ok(caller.uid())).unwrap();
+    let later = |caller: Caller, n, responder: mochi_auth::Responder<u32>| async move {
+        thread::spawn(move || responder.respond(&(caller.uid() + n)));
+    };
+    provider.register_deferred(LATER, later).unwrap();
+    let (_engine, server) = connect(&auth, ALICE);
+    assert_eq!(server.provider(PROVIDER).call(BLOCK, &()).wait().unwrap(), ALICE.uid);
+    assert_eq!(server.provider(PROVIDER).call(LATER, &1).wait().unwrap(), ALICE.uid + 1);
+    let (_engine, other) = connect(&auth, BOB);
+    assert!(matches!(other.provider(PROVIDER).call(BLOCK, &()).wait(), Err(CallError::Denied(_))));
+    assert!(matches!(other.provider(PROVIDER).call(LATER, &1).wait(), Err(CallError::Denied(_))));
+}
+
+#[test]
 fn failures_of_a_handler_are_sealed_too() {
     const FAIL: Rpc<(), ()> = Rpc::new("fail");
     const PANIC: Rpc<(), ()> = Rpc::new("panic");
