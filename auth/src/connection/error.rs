@@ -4,10 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use margo_rs::{ConnectError, ProviderId};
+use margo_rs::{Blame, ConnectError, ProviderId};
 
 use crate::clock::NoRandom;
 use crate::mechanism::MechanismError;
+use crate::mechanism::peer_credentials::PeerRefused;
 use crate::protocol::client::HandshakeError;
 use crate::session;
 
@@ -89,6 +90,23 @@ pub enum OpenError {
     Closed,
 }
 
+impl OpenError {
+    /// Whose fault it was, as [`margo_rs::CallError::blame`] says it. This side's own daemon, key file or option is the
+    /// caller's.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Connect(_) => Blame::Network,
+            Self::Call { source, .. } => source.blame(),
+            Self::NotAuthenticating(_) | Self::Refused(_) | Self::Version(_) | Self::Server { .. } => Blame::Server,
+            Self::Timeout { .. } => Blame::Time,
+            // The kernel says that somebody else serves there.
+            Self::Mechanism(MechanismError::PeerCredentials(PeerRefused::OtherServer { .. })) => Blame::Server,
+            Self::Mechanism(MechanismError::External(error)) if error.is::<ConnectError>() => Blame::Network,
+            Self::Mechanism(_) | Self::Option { .. } | Self::Random(_) | Self::Closed => Blame::Caller,
+        }
+    }
+}
+
 /// Why an authenticated call has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -165,6 +183,25 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// Whose fault it was, as [`margo_rs::CallError::blame`] says it. An answer that is not the server's is the network's.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::NoSession(error) => error.blame(),
+            Self::Transport(error) => error.blame(),
+            Self::TooLarge { .. } | Self::Encode { .. } | Self::Closed => Blame::Caller,
+            Self::Tampered { .. } => Blame::Network,
+            Self::SessionLost(_)
+            | Self::Denied(_)
+            | Self::Busy { .. }
+            | Self::NoSuchRpc(_)
+            | Self::SessionEnded
+            | Self::InvalidArguments(_)
+            | Self::Handler(_)
+            | Self::NoAnswer(_)
+            | Self::Decode { .. } => Blame::Server,
+        }
+    }
+
     /// Whether the call has certainly had no effect, so that making it again repeats nothing.
     pub fn had_no_effect(&self) -> bool {
         match self {
@@ -178,6 +215,54 @@ impl CallError {
             | Self::Closed => true,
             Self::Transport(error) => matches!(error, margo_rs::CallError::Unreachable(_)),
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    /// As the plain call's error of the same meaning.
+    #[test]
+    fn blame_means_what_it_means_in_a_plain_call() {
+        let address = || "native+tcp://127.0.0.1:1".parse::<margo_rs::Address>().expect("an address");
+        let rpc = RpcName { name: "greet", provider: ProviderId::DEFAULT };
+        let unreachable =
+            || ConnectError::Unreachable { address: address(), source: Arc::new(io::ErrorKind::NotFound.into()) };
+        let opening = [
+            (OpenError::Connect(unreachable()), Blame::Network),
+            (OpenError::Refused(address()), Blame::Server),
+            (OpenError::NotAuthenticating(address()), Blame::Server),
+            (OpenError::Timeout { peer: address(), after: Duration::ZERO }, Blame::Time),
+            (OpenError::Mechanism(MechanismError::Random), Blame::Caller),
+            (OpenError::Mechanism(MechanismError::External(Box::new(unreachable()))), Blame::Network),
+            (OpenError::Mechanism(PeerRefused::OtherServer { found: 1, expected: 2 }.into()), Blame::Server),
+            (OpenError::Option { option: "suites", reason: "name at least one" }, Blame::Caller),
+            (
+                OpenError::Call { peer: address(), source: Box::new(margo_rs::CallError::ShutDown) },
+                margo_rs::CallError::ShutDown.blame(),
+            ),
+        ];
+        for (error, blame) in opening {
+            assert_eq!(error.blame(), blame, "{error}");
+            assert_eq!(CallError::NoSession(Arc::new(error)).blame(), blame);
+        }
+        let late = margo_rs::CallError::DeadlineExceeded { after: Duration::ZERO };
+        let calling = [
+            (CallError::Transport(late), Blame::Time),
+            (CallError::Transport(unreachable().into()), Blame::Network),
+            (CallError::SessionLost(address()), Blame::Server),
+            (CallError::Tampered { rpc, source: session::ReplyRefused::OtherCall }, Blame::Network),
+            (CallError::Denied(rpc), Blame::Server),
+            (CallError::Busy { retry_after: Duration::ZERO }, Blame::Server),
+            (CallError::TooLarge { rpc, max: 1 }, margo_rs::CallError::TooLarge { size: 2, max: 1 }.blame()),
+            (CallError::Handler("no luck".to_owned()), Blame::Server),
+            (CallError::Closed, Blame::Caller),
+        ];
+        for (error, blame) in calling {
+            assert_eq!(error.blame(), blame, "{error}");
         }
     }
 }
