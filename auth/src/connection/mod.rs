@@ -29,7 +29,7 @@ use lane::{Fitness, Lane, Live, Ticket};
 
 use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
-use crate::mechanism::Initiator;
+use crate::mechanism::{Initiator, ServerIdentity};
 use crate::protocol::message::{Draft, OVERHEAD};
 use crate::protocol::{BareError, Protection, ServerId, Suite, Terms};
 use crate::session::Reply;
@@ -89,6 +89,11 @@ impl Connection {
     /// Where calls go.
     pub fn address(&self) -> &Address {
         self.inner.endpoint.address()
+    }
+
+    /// Who the server is, as every handshake of this connection has to prove; `None` where the mechanism names nobody.
+    pub fn server_identity(&self) -> Option<ServerIdentity> {
+        self.inner.initiator.server()
     }
 
     /// Calls an RPC that is registered without a provider. See [`Call`] for when it is sent and how it ends.
@@ -176,6 +181,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("address", self.address())
             .field("mechanism", &self.inner.initiator.id())
+            .field("server", &self.server_identity())
             .field("session_left", &self.session_left())
             .finish_non_exhaustive()
     }

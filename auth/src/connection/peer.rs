@@ -5,7 +5,7 @@ use std::future::ready;
 use margo_rs::Endpoint;
 
 use crate::mechanism::peer_credentials::{PeerCredentials, PeerRefused};
-use crate::mechanism::{ClientToken, Initiator, MechanismError, ServerProof, Step};
+use crate::mechanism::{ClientToken, Initiator, MechanismError, ServerIdentity, ServerProof, Step};
 use crate::protocol::client::Answered;
 use crate::protocol::{MechanismId, Psk, Th1};
 
@@ -45,5 +45,9 @@ impl Initiator for EndpointInitiator {
 
     fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(ready(self.prove().map_err(MechanismError::from)))
+    }
+
+    fn server(&self) -> Option<ServerIdentity> {
+        Some(ServerIdentity::User(self.expected))
     }
 }

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::peer_credentials::PeerCredentials;
-use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerProof, Step};
+use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerIdentity, ServerProof, Step};
 use crate::Identity;
 use crate::clock::{self, NoRandom};
 use crate::protocol::client::Answered;
@@ -261,6 +261,10 @@ impl Initiator for KeyFileInitiator {
 
     fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(ready(Ok(ServerProof::SharedSecret)))
+    }
+
+    fn server(&self) -> Option<ServerIdentity> {
+        Some(ServerIdentity::Key(self.0.id))
     }
 }
 

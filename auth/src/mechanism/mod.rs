@@ -7,6 +7,7 @@
 //! * [`key_file`]: a key that both ends have in a file.
 //! * [`peer_credentials`]: what the kernel says about the peer of a Unix socket.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -34,6 +35,27 @@ pub struct Principal {
     pub identity: Identity,
     /// A name of the mechanism's own (a Kerberos principal, a URI), if it has one.
     pub name: Option<Box<str>>,
+}
+
+/// What a handshake proves a server to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum ServerIdentity {
+    /// A process of this uid: only that could read the secret in a MUNGE credential (and, in the realm, whoever has munged's
+    /// key), or the kernel says so.
+    User(u32),
+    /// A holder of this key, whoever that is.
+    Key(key_file::KeyId),
+}
+
+/// As `uid 2003` or `key 0123…`.
+impl fmt::Display for ServerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(uid) => write!(f, "uid {uid}"),
+            Self::Key(id) => write!(f, "key {id}"),
+        }
+    }
 }
 
 /// The server's token. A proof over the transcript, of a length known before, is at its end.
@@ -111,6 +133,12 @@ pub trait Initiator: Send + Sync {
 
     /// Checks what the server sent, besides Finished.
     fn check_server<'a>(&'a self, answered: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>>;
+
+    /// Who the server is proven to be by a handshake that [`check_server`](Self::check_server) let through and whose Finished
+    /// was good; asked only after one. `None`: a server that the mechanism has no such name for.
+    fn server(&self) -> Option<ServerIdentity> {
+        None
+    }
 }
 
 /// The server's side of a mechanism.

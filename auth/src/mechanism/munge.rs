@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 
-use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerProof, Step};
+use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerIdentity, ServerProof, Step};
 use crate::Identity;
 use crate::mechanism::peer_credentials::PeerCredentials;
 use crate::munge::{Cipher, Decoded, EncodeOptions, Metadata, Munge, MungeError, Payload};
@@ -101,6 +101,10 @@ impl Initiator for MungeInitiator {
 
     fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(std::future::ready(Ok(ServerProof::SharedSecret)))
+    }
+
+    fn server(&self) -> Option<ServerIdentity> {
+        Some(ServerIdentity::User(self.server_uid))
     }
 }
 

@@ -7,7 +7,7 @@ use std::future::ready;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerProof, Step};
+use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerIdentity, ServerProof, Step};
 use crate::Identity;
 use crate::protocol::client::Answered;
 use crate::protocol::server::{Claim, Verified};
@@ -124,6 +124,10 @@ impl Initiator for PeerInitiator {
 
     fn check_server<'a>(&'a self, _: &'a Answered) -> Step<'a, Result<ServerProof, MechanismError>> {
         Box::pin(ready(Ok(ServerProof::Kernel(self.server))))
+    }
+
+    fn server(&self) -> Option<ServerIdentity> {
+        Some(ServerIdentity::User(self.server.uid()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 
 use margo_rs::Wait;
+use mochi_auth::mechanism::ServerIdentity;
 use mochi_auth::munge::{EncodeOptions, MungeError};
 use mochi_auth::testing::{MungeRealm, Munged, skipped};
 use mochi_auth::{CallError, Identity, OpenError, Rule};
@@ -80,7 +81,8 @@ fn a_server_of_another_uid_than_was_meant_is_not_talked_to() {
         before.unharmed(&stage, &rogue, 1);
     }
     let known = by_munge(handle(&munged)).server_uid(OTHER);
-    known.open(&stage.client(), rogue.address()).wait().expect("whoever means it gets it");
+    let server = known.open(&stage.client(), rogue.address()).wait().expect("whoever means it gets it");
+    assert_eq!(server.server_identity(), Some(ServerIdentity::User(OTHER)), "and can say who it was");
 }
 
 /// What a rogue would need is in the credential: munged gives it to nobody but the uid it is restricted to, not to root

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use margo_rs::{Engine, Rpc, Wait};
+use mochi_auth::mechanism::ServerIdentity;
 use mochi_auth::mechanism::key_file::Key;
 use mochi_auth::protocol::{Protection, Secret};
 use mochi_auth::{CallError, Connection, OpenError};
@@ -27,6 +28,17 @@ fn whoever_is_not_known_is_refused() {
     assert!(refused(by_key(ALICE).service("another service"), &auth));
     assert!(!refused(by_key(ALICE), &auth));
     assert!(auth.counts().sessions <= 1);
+}
+
+#[test]
+fn a_client_learns_which_key_the_server_proved_to_hold() {
+    let auth = serve(builder());
+    for user in [ALICE, BOB] {
+        let (_engine, server) = connect(&auth, user);
+        let proven = server.server_identity().expect("a key");
+        assert_eq!(proven, ServerIdentity::Key(key_of(user).id()));
+        assert_eq!(proven.to_string(), format!("key {}", key_of(user).id()));
+    }
 }
 
 #[test]

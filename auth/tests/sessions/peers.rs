@@ -1,6 +1,7 @@
 //! Users proven by the kernel, over shared memory.
 
 use margo_rs::{Engine, ProviderId, RpcId, Wait};
+use mochi_auth::mechanism::ServerIdentity;
 use mochi_auth::protocol::MechanismId;
 use mochi_auth::{AuthServer, CallError, Connection, Identity, OpenError, Rule};
 
@@ -24,6 +25,7 @@ fn the_kernel_says_who_calls_over_shared_memory() {
     let own = Identity::own();
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (own.uid, own.gid));
     assert_eq!(auth.sessions()[0].principal.mechanism, MechanismId::PeerCredentials);
+    assert_eq!(server.server_identity(), Some(ServerIdentity::User(own.uid)));
     for n in 0..200 {
         assert_eq!(server.call(ECHO, &n.to_string()).wait().unwrap(), n.to_string());
     }
