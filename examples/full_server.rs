@@ -66,9 +66,9 @@ async fn serve(arguments: FullServerArguments) -> Outcome {
     })?;
 
     // Operators only.
-    let server = auth.clone();
+    let admin = auth.admin();
     auth.allow(arguments.operators()).register(SESSIONS, move |_caller, ()| {
-        let sessions = server.sessions().iter().map(OpenSession::from).collect();
+        let sessions = admin.sessions().iter().map(OpenSession::from).collect();
         async move { Ok(sessions) }
     })?;
 

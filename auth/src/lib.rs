@@ -40,6 +40,6 @@ pub use clock::NoRandom;
 pub use connection::{Call, CallError, ConnectedProvider, Connection, ConnectionBuilder, OpenError, RpcName};
 pub use identity::Identity;
 pub use server::{
-    AuthProvider, AuthServer, AuthServerBuilder, Caller, InstallError, Registrar, Responder, Rule, SessionInfo,
-    UnknownGroup,
+    AuthProvider, AuthServer, AuthServerBuilder, Caller, InstallError, Registrar, Responder, Rule, SessionAdmin,
+    SessionInfo, UnknownGroup,
 };

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use margo_rs::bulk::{BulkDescriptor, Permission, Region};
 use margo_rs::codec::Blob;
@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 
 struct Server {
     engine: Engine,
-    _auth: Option<Arc<AuthServer>>,
+    _auth: Option<AuthServer>,
 }
 
 async fn start(arguments: &Arguments) -> Outcome<Server> {
@@ -94,12 +94,12 @@ async fn start(arguments: &Arguments) -> Outcome<Server> {
     engine.register(ECHO, |_request, payload| async move { Ok(payload) })?;
     expose_on_request(&engine)?;
     let auth = match arguments.auth {
-        Some(mechanism) => Some(Arc::new(auth::serve(&engine, mechanism, arguments.munge_socket.as_deref()).await?)),
+        Some(mechanism) => Some(auth::serve(&engine, mechanism, arguments.munge_socket.as_deref()).await?),
         None => None,
     };
-    let counted = auth.clone();
+    let counted = auth.as_ref().map(AuthServer::admin);
     engine.register(STATE, move |_request, ()| {
-        let sessions = counted.as_ref().map_or(0, |auth| auth.counts().sessions as u64);
+        let sessions = counted.as_ref().map_or(0, |admin| admin.counts().sessions as u64);
         let state = resident().map(|resident| State { resident, sessions });
         async move { state.ok_or_else(|| "its memory is not known".into()) }
     })?;

@@ -1,5 +1,6 @@
 //! The server's side: [`AuthServer`] lets only authenticated callers reach handlers.
 
+mod admin;
 mod audit;
 mod builder;
 mod caller;
@@ -12,12 +13,12 @@ mod upkeep;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
 
 use margo_rs::Engine;
 use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 
+pub use admin::{SessionAdmin, SessionInfo};
 pub use builder::{AuthServerBuilder, InstallError};
 use caller::BulkPolicy;
 pub use caller::Caller;
@@ -28,11 +29,10 @@ pub use rule::{Rule, UnknownGroup};
 use audit::Audit;
 use upkeep::Upkeep;
 
-use crate::clock;
-use crate::mechanism::{Acceptor, Principal};
+use crate::mechanism::Acceptor;
 use crate::protocol::server::ServerPolicy;
 use crate::protocol::{MechanismId, SessionId};
-use crate::session::{Counts, Gate, State, Table};
+use crate::session::{Counts, Gate, Table};
 
 /// Puts authentication in front of handlers: it installs the `authenticate` RPC on an engine, keeps the sessions, and wraps
 /// the handlers that are registered through it.
@@ -53,7 +53,8 @@ use crate::session::{Counts, Gate, State, Table};
 /// # }
 /// ```
 ///
-/// Cheap to clone; all clones are one. It ends with its engine.
+/// Cheap to clone; all clones are one. It ends with its engine, and keeps that alive: a handler that captures a clone does so
+/// until [`Engine::shutdown`], as one that captures the engine. [`AuthServer::admin`] has what handlers need, and does not.
 #[derive(Clone)]
 pub struct AuthServer {
     engine: Engine,
@@ -88,30 +89,6 @@ impl Shared {
     }
 }
 
-/// One of the sessions of a server.
-#[derive(Clone, Debug)]
-pub struct SessionInfo {
-    /// Names it, for [`AuthServer::revoke`].
-    pub id: SessionId,
-    /// Who was proven.
-    pub principal: Principal,
-    /// Time since its handshake.
-    pub age: Duration,
-    /// Time since its last call, or since its handshake.
-    pub idle: Duration,
-    /// Calls that run.
-    pub running: u32,
-    /// What may be done in it.
-    pub state: State,
-}
-
-impl SessionInfo {
-    /// What audit events name it by, as [`Caller::session_log_id`].
-    pub fn log_id(&self) -> u64 {
-        u64::from_be_bytes(self.id.log_id())
-    }
-}
-
 impl AuthServer {
     /// A server with options; see [`AuthServerBuilder::install`].
     pub fn builder() -> AuthServerBuilder {
@@ -128,48 +105,34 @@ impl AuthServer {
         &self.shared.rule
     }
 
-    /// How many sessions there are.
+    /// The sessions, to be listed and ended: for handlers, too, since it does not keep the engine alive.
+    pub fn admin(&self) -> SessionAdmin {
+        SessionAdmin::new(Arc::clone(&self.shared))
+    }
+
+    /// As [`SessionAdmin::counts`].
     pub fn counts(&self) -> Counts {
         self.shared.table.counts()
     }
 
-    /// All sessions, in no order. Takes time in proportion to their number.
+    /// As [`SessionAdmin::sessions`].
     pub fn sessions(&self) -> Vec<SessionInfo> {
-        let now = clock::now();
-        let since = |tick: crate::protocol::Tick| Duration::from_millis(now.0.saturating_sub(tick.0));
-        let sessions = self.shared.table.sessions().into_iter();
-        let info = sessions.map(|session| SessionInfo {
-            id: session.id(),
-            principal: session.principal().clone(),
-            age: since(session.opened_at()),
-            idle: since(session.last_used()),
-            running: session.running(),
-            state: session.state(),
-        });
-        info.collect()
+        self.admin().sessions()
     }
 
-    /// Ends a session at once: nothing more is taken, and what runs answers no more. `false` if there was none.
+    /// As [`SessionAdmin::revoke`].
     pub fn revoke(&self, session: &SessionId) -> bool {
-        let revoked = self.shared.table.revoke(session);
-        if revoked {
-            self.shared.audit.sessions_revoked(1, &"by id");
-        }
-        revoked
+        self.admin().revoke(session)
     }
 
-    /// Ends all sessions of a user at once; says how many there were.
+    /// As [`SessionAdmin::revoke_uid`].
     pub fn revoke_uid(&self, uid: u32) -> usize {
-        let count = self.shared.table.revoke_uid(uid);
-        self.shared.audit.sessions_revoked(count, &format_args!("of uid {uid}"));
-        count
+        self.admin().revoke_uid(uid)
     }
 
-    /// Ends all sessions at once; says how many there were.
+    /// As [`SessionAdmin::revoke_all`].
     pub fn revoke_all(&self) -> usize {
-        let count = self.shared.table.revoke_all();
-        self.shared.audit.sessions_revoked(count, &"all");
-        count
+        self.admin().revoke_all()
     }
 }
 

@@ -115,6 +115,32 @@ fn a_close_lets_running_calls_end() {
     assert_eq!(call.wait().unwrap(), 5);
 }
 
+/// What handlers of all kinds capture, and what they are registered through, keeps no engine alive.
+#[test]
+fn an_engine_ends_with_those_who_own_it_whatever_its_handlers_hold() {
+    const LIST: Rpc<(), u64> = Rpc::new("list");
+    const DROP: Rpc<(), u64> = Rpc::new("drop");
+    let engine = listen();
+    let (ended, hears) = std::sync::mpsc::channel();
+    engine.push_finalize_callback(move || ended.send(()).unwrap());
+    let auth = serve_on(&engine, builder());
+    let (admin, other) = (auth.admin(), auth.admin());
+    auth.register(LIST, move |_, ()| {
+        let sessions = admin.sessions().len() as u64;
+        async move { Ok(sessions) }
+    })
+    .unwrap();
+    auth.register_blocking(DROP, move |_, ()| Ok(other.revoke_uid(BOB.uid) as u64)).unwrap();
+    let (_alice, server) = connect(&auth, ALICE);
+    let (_bob, bob) = connect(&auth, BOB);
+    bob.call(WHO, &()).wait().unwrap();
+    assert_eq!(server.call(LIST, &()).wait().unwrap(), 2);
+    assert_eq!(server.call(DROP, &()).wait().unwrap(), 1);
+    assert_eq!(server.call(LIST, &()).wait().unwrap(), 1);
+    drop((auth, engine));
+    hears.recv_timeout(LONG).expect("it has ended");
+}
+
 #[test]
 fn a_revoked_session_is_replaced_by_the_next_call_but_one() {
     let auth = serve(builder());
