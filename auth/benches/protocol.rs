@@ -79,7 +79,7 @@ fn open_session(table: &Table, suite: Suite, protection: Protection) -> ClientSe
     let established = answer(&hello, &policy(), 1000);
     let answered = sent.receive(&established.reply).expect("received");
     let client = ClientSession::new(answered.complete(ServerProof::SharedSecret).expect("completed"), NOW);
-    table.insert(established, NodeAddress::LOCAL, NOW).expect("room");
+    table.insert(established, table.generation(), NodeAddress::LOCAL, NOW).expect("room");
     let (mut wire, _) = client.call(TARGET, Content::default(), Draft::copy_of(b""), NOW).expect("sealed");
     table.open(Incoming::parse(&mut wire).expect("a message"), NOW).expect("opened");
     client
@@ -166,7 +166,8 @@ fn sessions(criterion: &mut Criterion) {
         let hello = hello(Suite::Aes256Gcm, Protection::Sealed).0;
         let before = resident();
         for number in 0..count {
-            table.insert(answer(&hello, &policy(), 1000 + number / 50), NodeAddress::LOCAL, NOW).expect("room");
+            let established = answer(&hello, &policy(), 1000 + number / 50);
+            table.insert(established, table.generation(), NodeAddress::LOCAL, NOW).expect("room");
         }
         println!("{count} sessions: {} bytes of memory each", (resident() - before) / u64::from(count));
         let ids: Vec<_> = table.sessions().iter().map(|session| session.id()).collect();

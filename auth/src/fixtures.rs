@@ -116,7 +116,7 @@ impl Pair {
         let (hello, sent) = say_hello(&Offer { suites: &[suite], protection, ..offer() });
         let established = answer(&hello, &policy(), uid).expect("accepted");
         let client = complete(sent, &established.reply).expect("completed");
-        let session = table.insert(established, NodeAddress::LOCAL, Tick(0)).expect("room");
+        let session = table.insert(established, table.generation(), NodeAddress::LOCAL, Tick(0)).expect("room");
         Self { table: Arc::clone(table), client: ClientSession::new(client, Tick(0)), session }
     }
 

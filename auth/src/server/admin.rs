@@ -78,14 +78,15 @@ impl SessionAdmin {
         revoked
     }
 
-    /// Ends all sessions of a user at once; says how many there were.
+    /// Ends all sessions of a user at once; says how many there were. Handshakes that are at work now lead to none: his
+    /// clients are told to make them again. To keep him out, take his key or his place in the rules.
     pub fn revoke_uid(&self, uid: u32) -> usize {
         let count = self.shared.table.revoke_uid(uid);
         self.shared.audit.sessions_revoked(count, &format_args!("of uid {uid}"));
         count
     }
 
-    /// Ends all sessions at once; says how many there were.
+    /// Ends all sessions at once, as [`revoke_uid`](Self::revoke_uid); says how many there were.
     pub fn revoke_all(&self) -> usize {
         let count = self.shared.table.revoke_all();
         self.shared.audit.sessions_revoked(count, &"all");

@@ -16,7 +16,7 @@ use crate::mechanism::peer_credentials::PeerCredentials;
 use crate::protocol::message::{Content, Draft, Incoming, Kind};
 use crate::protocol::server::{HelloRefused, Received};
 use crate::protocol::{BareError, Ephemeral, Hello, MechanismId, ParseError, SessionId};
-use crate::session::{Admission, NodeAddress, QuotaExceeded};
+use crate::session::{Admission, InsertRefused, NodeAddress, QuotaExceeded};
 
 /// Handshakes at work at a time; each may wait for a daemon.
 pub(super) const HANDSHAKES_MAX: usize = 256;
@@ -101,8 +101,9 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let at_work = shared.handshakes.fetch_add(1, Ordering::AcqRel);
     let _at_work = AtWork(&shared.handshakes);
     admit(shared, hello, node, at_work)?;
+    let generation = shared.table.generation();
     let later = |error| come_again(shared, hello, node, error);
-    shared.table.check_half_open(node).map_err(later)?;
+    shared.table.check_half_open(node).map_err(|full| later(full.into()))?;
     let received = Received::begin(hello, &shared.policy)?;
     // What follows takes tens of microseconds at least, and belongs on a pool, not on the progress thread.
     yield_once().await;
@@ -115,7 +116,7 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let proof = acceptor.prove(proving.transcript()).await?;
     let mut established = proving.finish(&proof)?;
     let reply = std::mem::take(&mut established.reply);
-    let session = shared.table.insert(established, node, clock::now()).map_err(later)?;
+    let session = shared.table.insert(established, generation, node, clock::now()).map_err(later)?;
     if hello.mechanism() == MechanismId::PeerCredentials {
         session.bind_to(request.connection().as_u64());
     }
@@ -124,14 +125,15 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     Ok(reply)
 }
 
-/// Half-open places are free again in a moment, and it need not be this client who took them.
-fn come_again(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, error: QuotaExceeded) -> HandshakeRefused {
-    match error {
-        QuotaExceeded::HalfOpen | QuotaExceeded::HalfOpenOfNode => {
-            HandshakeRefused::Retry(shared.gate.lock().retry(hello, node), "too many half-open sessions")
-        }
-        other => other.into(),
-    }
+/// Half-open places are free again in a moment, and it need not be this client who took them. A revocation ends what began
+/// before it, and shuts nobody out.
+fn come_again(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, error: InsertRefused) -> HandshakeRefused {
+    let reason = match error {
+        InsertRefused::Quota(QuotaExceeded::HalfOpen | QuotaExceeded::HalfOpenOfNode) => "too many half-open sessions",
+        InsertRefused::Revoked => "sessions of its user were revoked meanwhile",
+        InsertRefused::Quota(other) => return other.into(),
+    };
+    HandshakeRefused::Retry(shared.gate.lock().retry(hello, node), reason)
 }
 
 fn admit(shared: &Shared, hello: &Hello<'_>, node: NodeAddress, at_work: usize) -> Result<(), HandshakeRefused> {

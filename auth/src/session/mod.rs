@@ -18,4 +18,4 @@ pub use node::NodeAddress;
 pub use quota::{Quota, QuotaExceeded};
 pub use rate::{Rate, RateLimiter};
 pub use server::{Request, RequestRefused, RespondError, Responder, Session, State};
-pub use table::{Counts, Lifetimes, Table};
+pub use table::{Counts, InsertRefused, Lifetimes, Table};

@@ -51,6 +51,45 @@ pub(super) struct Book {
     pub(super) half_open: usize,
     by_uid: HashMap<u32, OfUid>,
     half_open_by_node: HashMap<NodeAddress, usize>,
+    pub(super) revoked: Revoked,
+}
+
+/// Users whose revocations are remembered one by one.
+const REVOKED_MAX: usize = 4096;
+
+/// What was revoked, for handshakes that were at work then.
+#[derive(Default)]
+pub(super) struct Revoked {
+    /// Handshakes of generations before this one, whosever.
+    before: u64,
+    /// The same for single users.
+    of_uid: HashMap<u32, u64>,
+}
+
+impl Revoked {
+    pub(super) fn add_all(&mut self, generation: u64) {
+        self.before = self.before.max(generation);
+        self.of_uid.retain(|_, revoked| *revoked > generation);
+    }
+
+    pub(super) fn add(&mut self, uid: u32, generation: u64) {
+        if self.of_uid.len() >= REVOKED_MAX {
+            // Only handshakes at work notice, and those of others are made again.
+            self.add_all(generation);
+        }
+        let revoked = self.of_uid.entry(uid).or_default();
+        *revoked = generation.max(*revoked);
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.of_uid.len()
+    }
+
+    /// Whether a handshake that began in this generation is of no use any more.
+    pub(super) fn includes(&self, uid: u32, generation: u64) -> bool {
+        generation < self.before || self.of_uid.get(&uid).is_some_and(|revoked| generation < *revoked)
+    }
 }
 
 #[derive(Default)]

@@ -46,6 +46,18 @@ pub struct Counts {
     pub half_open: usize,
 }
 
+/// Why a session was not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InsertRefused {
+    /// There is no room for it.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
+    /// Sessions of its user were revoked after its handshake had begun.
+    #[error("sessions of its user were revoked while its handshake was at work")]
+    Revoked,
+}
+
 type Shard = RwLock<HashMap<SessionId, Arc<Session>, BuildHasherDefault<IdHasher>>>;
 
 /// The server's sessions, by id.
@@ -88,25 +100,32 @@ impl Table {
     ///
     /// A half-open session takes no place of its uid's and ends no other session: anybody may have replayed its HELLO.
     ///
+    /// `generation` is what [`generation`](Self::generation) said before the client was verified: a revocation since then
+    /// counts for this session, too.
+    ///
     /// # Errors
-    /// When there is no room.
+    /// When there is no room, or it was revoked before it began.
     pub fn insert(
         &self,
         established: Established,
+        generation: u64,
         node: NodeAddress,
         now: Tick,
-    ) -> Result<Arc<Session>, QuotaExceeded> {
+    ) -> Result<Arc<Session>, InsertRefused> {
         let mut book = self.book.lock();
         book.check_half_open(&self.quota, node)?;
         let id = established.session();
         if self.find(&id).is_some() {
-            return Err(QuotaExceeded::DuplicateId);
+            return Err(QuotaExceeded::DuplicateId.into());
         }
         let uid = established.principal().identity.uid;
         if !book.has_room(&self.quota, uid) && book.of_uid(uid) == 0 {
-            return Err(QuotaExceeded::Sessions);
+            return Err(QuotaExceeded::Sessions.into());
         }
-        let generation = self.generation.load(Ordering::Acquire);
+        // Under the lock of the book: a revocation is noted there before it looks at the shards.
+        if book.revoked.includes(uid, generation) {
+            return Err(InsertRefused::Revoked);
+        }
         let session = Arc::new(Session::new(established, node, generation, self.lifetimes.half_open, now));
         book.add_half_open(node);
         self.wheel.lock().insert(id, session.deadline());
@@ -145,23 +164,33 @@ impl Table {
         self.remove(id, State::Dead)
     }
 
-    /// Revokes all sessions of a user, and says how many there were.
+    /// Revokes all sessions of a user, those whose handshakes are at work included, and says how many there were.
     pub fn revoke_uid(&self, uid: u32) -> usize {
-        self.revoke_where(|session| session.principal().identity.uid == uid)
+        let generation = self.next_generation();
+        self.book.lock().revoked.add(uid, generation);
+        self.revoke_where(|session| session.principal().identity.uid == uid && session.generation < generation)
     }
 
-    /// Revokes all sessions, and says how many there were.
+    /// Revokes all sessions, those whose handshakes are at work included, and says how many there were.
     pub fn revoke_all(&self) -> usize {
-        self.revoke_where(|_| true)
+        self.revoke_before(self.next_generation())
     }
 
-    /// Starts a new generation and gives its number: sessions from now on are of it.
+    /// The present generation: to be asked for before a client is verified, for [`insert`](Self::insert).
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Starts a new generation and gives its number: sessions whose handshakes begin from now on are of it, or of a later
+    /// one.
     pub fn next_generation(&self) -> u64 {
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// Revokes all sessions of generations before this one, and says how many there were.
+    /// Revokes all sessions of generations before this one, those whose handshakes are at work included, and says how many
+    /// there were.
     pub fn revoke_before(&self, generation: u64) -> usize {
+        self.book.lock().revoked.add_all(generation);
         self.revoke_where(|session| session.generation < generation)
     }
 

@@ -12,9 +12,13 @@ fn node(number: u32) -> NodeAddress {
     IpAddr::from(Ipv4Addr::from(number)).into()
 }
 
+fn insert(table: &Table, established: Established, node: NodeAddress) -> Result<Arc<Session>, InsertRefused> {
+    table.insert(established, table.generation(), node, NOW)
+}
+
 /// Sessions that were used once; gives how many there was room for.
 fn fill(table: &Table, uid: u32, from: u64, count: u64) -> u64 {
-    let add = |number| match table.insert(established(number, uid), node(number as u32), NOW) {
+    let add = |number| match insert(table, established(number, uid), node(number as u32)) {
         Ok(session) => table.make_open(&session).is_ok() && session.state() == State::Open, // as if it were used
         Err(_) => false,
     };
@@ -109,15 +113,15 @@ fn every_session_ends_at_its_absolute_end() {
 #[test]
 fn half_open_sessions_are_few_per_address_and_in_all() {
     let table = small();
-    let insert = |number: u64, from: u32| table.insert(established(number, number as u32), node(from), NOW).err();
+    let insert = |number: u64, from: u32| insert(&table, established(number, number as u32), node(from)).err();
     for number in 0..4 {
         assert_eq!(insert(number, 1), None);
     }
-    assert_eq!(insert(4, 1), Some(QuotaExceeded::HalfOpenOfNode));
+    assert_eq!(insert(4, 1), Some(QuotaExceeded::HalfOpenOfNode.into()));
     for number in 4..20 {
         assert_eq!(insert(number, number as u32), None);
     }
-    assert_eq!(insert(20, 20), Some(QuotaExceeded::HalfOpen));
+    assert_eq!(insert(20, 20), Some(QuotaExceeded::HalfOpen.into()));
     assert_eq!(table.expire(Tick(6000)), 20);
     assert_eq!(insert(21, 1), None);
     assert_eq!(table.counts(), Counts { sessions: 1, half_open: 1 });
@@ -126,9 +130,9 @@ fn half_open_sessions_are_few_per_address_and_in_all() {
 #[test]
 fn an_id_is_never_given_twice() {
     let table = small();
-    assert!(table.insert(established(1, 1), node(1), NOW).is_ok());
-    let again = table.insert(established(1, 2), node(2), NOW).err();
-    assert_eq!(again, Some(QuotaExceeded::DuplicateId));
+    assert!(insert(&table, established(1, 1), node(1)).is_ok());
+    let again = insert(&table, established(1, 2), node(2)).err();
+    assert_eq!(again, Some(QuotaExceeded::DuplicateId.into()));
     assert_eq!(table.counts().sessions, 1);
 }
 
@@ -189,8 +193,8 @@ fn a_full_table_refuses_the_handshake_of_a_user_with_nothing_to_end() {
     for uid in 15..20 {
         assert_eq!(fill(&table, uid, u64::from(uid) * 100, 5), 5, "from the reserve");
     }
-    assert_eq!(table.insert(established(9999, 77), node(1), NOW).err(), Some(QuotaExceeded::Sessions));
-    assert!(table.insert(established(9999, 7), node(1), NOW).is_ok(), "one that may end one of its own");
+    assert_eq!(insert(&table, established(9999, 77), node(1)).err(), Some(QuotaExceeded::Sessions.into()));
+    assert!(insert(&table, established(9999, 7), node(1)).is_ok(), "one that may end one of its own");
 }
 
 /// libzmq CVE-2020-15166: clients that never authenticate kept all others out.
@@ -200,10 +204,10 @@ fn cve_2020_15166_handshakes_without_a_request_do_not_keep_others_out_for_long()
     let pair = Pair::of(&Arc::new(table), Suite::Aes256Gcm, PROTECTIONS[0], 1);
     assert!(pair.works(NOW));
     for number in 0..100 {
-        let _ = pair.table.insert(established(number, 2), node(7), NOW);
+        let _ = insert(&pair.table, established(number, 2), node(7));
     }
     assert_eq!(pair.table.counts().half_open, 4, "one address has its few");
-    assert!(pair.table.insert(established(200, 3), node(8), NOW).is_ok(), "another address comes in");
+    assert!(insert(&pair.table, established(200, 3), node(8)).is_ok(), "another address comes in");
     assert!(pair.works(NOW), "open sessions do not notice");
     assert_eq!(pair.table.expire(Tick(6000)), 5);
 }
@@ -251,11 +255,79 @@ fn sessions_are_revoked_by_id_user_generation_and_all() {
     assert!(table.sessions().is_empty());
 }
 
+/// A client that was being verified when its user was revoked has no session afterwards.
+#[test]
+fn handshakes_at_work_are_revoked_with_the_sessions_of_their_user() {
+    let revocations: [fn(&Table) -> usize; 3] =
+        [|table| table.revoke_uid(1), Table::revoke_all, |table| table.revoke_before(table.next_generation())];
+    for (round, revoke) in revocations.into_iter().enumerate() {
+        let table = small();
+        let come = |number, uid, generation| {
+            table.insert(established(number, uid), generation, node(number as u32), NOW).map(|_| ())
+        };
+        let before = table.generation();
+        assert_eq!(come(1, 1, before), Ok(()));
+        assert_eq!(revoke(&table), 1);
+        let during = table.generation();
+        assert_eq!(come(2, 1, before), Err(InsertRefused::Revoked));
+        let of_another = if round == 0 { Ok(()) } else { Err(InsertRefused::Revoked) };
+        assert_eq!(come(3, 2, before), of_another, "{round}");
+        assert_eq!(come(4, 1, during), Ok(()), "one that began after it");
+        assert_eq!(table.next_generation(), during + 1);
+        assert_eq!(come(5, 1, during), Ok(()), "nothing is revoked by a generation alone");
+        assert_eq!(revoke(&table), if round == 0 { 2 } else { 3 - usize::from(of_another.is_err()) });
+    }
+}
+
+#[test]
+fn remembered_revocations_are_bounded_and_none_is_forgotten() {
+    let table = small();
+    let before = table.generation();
+    for uid in 0..10_000 {
+        table.revoke_uid(uid);
+    }
+    for uid in [0, 4096, 9999] {
+        let refused = table.insert(established(1, uid), before, node(1), NOW).err();
+        assert_eq!(refused, Some(InsertRefused::Revoked), "{uid}");
+    }
+    assert!(table.book.lock().revoked.len() <= 4096);
+    assert!(insert(&table, established(1, 0), node(1)).is_ok());
+}
+
+/// Whatever a revocation runs beside: what began before it is gone after it.
+#[test]
+fn a_revocation_that_races_with_handshakes_leaves_none_of_their_sessions() {
+    for round in 0..50 {
+        let table = small();
+        std::thread::scope(|scope| {
+            let comers: Vec<_> = (0..3)
+                .map(|thread| {
+                    let generation = table.generation();
+                    let table = &table;
+                    scope.spawn(move || {
+                        for number in 0..6 {
+                            let number = thread * 6 + number;
+                            let _ = table.insert(established(number, 1), generation, node(number as u32), NOW);
+                        }
+                    })
+                })
+                .collect();
+            if round % 2 == 0 {
+                table.revoke_uid(1)
+            } else {
+                table.revoke_all()
+            };
+            comers.into_iter().for_each(|comer| comer.join().expect("no panic"));
+        });
+        assert_eq!(table.counts(), Counts { sessions: 0, half_open: 0 }, "{round}");
+    }
+}
+
 #[test]
 fn the_order_of_a_uid_does_not_grow_with_sessions_that_come_and_go() {
     let table = small();
     for number in 0..10_000 {
-        let session = table.insert(established(number, 1), node(1), NOW).expect("room");
+        let session = insert(&table, established(number, 1), node(1)).expect("room");
         assert!(table.close(&session.id()));
         if number == 0 {
             fill(&table, 1, 1 << 40, 1);
@@ -269,7 +341,7 @@ fn the_order_of_a_uid_does_not_grow_with_sessions_that_come_and_go() {
 fn no_more_than_4096_sessions_hold_expanded_keys() {
     let table = Table::new(Quota { half_open: 10_000, ..Quota::default() }, Lifetimes::default(), NOW);
     let sessions: Vec<_> =
-        (0..5000).map(|number| table.insert(established(number, 1), node(number as u32), NOW).expect("room")).collect();
+        (0..5000).map(|number| insert(&table, established(number, 1), node(number as u32)).expect("room")).collect();
     for session in &sessions {
         if !session.warm.swap(true, Ordering::AcqRel) {
             table.keep_warm(session, NOW);

@@ -4,6 +4,7 @@ mod bulk;
 mod calls;
 mod lifetimes;
 mod peers;
+mod revocations;
 mod rules;
 mod support;
 mod turns;
