@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use margo_rs::{Endpoint, Engine, Timer};
+use tokio::sync::Notify;
 
 use super::error::OpenError;
 use super::lane::Lane;
@@ -150,6 +151,9 @@ impl ConnectionBuilder {
             protection: self.protection,
             lanes: <[Lane; super::LANES]>::default(),
             closed: AtomicBool::new(false),
+            closing: Notify::new(),
+            closer: tokio::sync::Mutex::new(()),
+            last_deadline: AtomicU64::new(0),
         };
         inner.make_session(0).await?;
         Ok(Connection { inner: Arc::new(inner) })

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::{CallError, RpcName};
 use super::lane::Ticket;
-use super::{Inner, within};
+use super::{Inner, deadline_after, within};
 use crate::bulk::context;
 use crate::clock;
 use crate::protocol::message::{Content, Draft};
@@ -154,7 +154,7 @@ impl SealedCall {
     fn start(&mut self) {
         let State::Unsent(body) = &self.state else { return };
         let lane = self.inner.lane_of(body);
-        let Some(ticket) = self.inner.try_ticket(lane) else { return };
+        let Some(ticket) = self.inner.try_ticket(lane, self.timeout) else { return };
         if let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) {
             self.seal(ticket, body, self.timeout);
         }
@@ -220,7 +220,7 @@ impl SealedCall {
         if let State::Unsent(_) = self.state {
             let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) else { unreachable!() };
             let lane = self.inner.lane_of(&body);
-            match self.inner.try_ticket(lane) {
+            match self.inner.try_ticket(lane, self.timeout) {
                 Some(ticket) => self.seal(ticket, body, self.timeout),
                 None => {
                     let deadline = deadline_after(self.timeout);
@@ -305,7 +305,7 @@ impl SealedCall {
         }
         if BareError::parse(&answer).is_ok() {
             // Perhaps from somebody else: a hint to make a new session, no more.
-            live.spend();
+            live.lose();
             return Err(CallError::SessionLost(self.inner.endpoint.address().clone()));
         }
         let rpc = self.name;
@@ -331,10 +331,4 @@ impl SealedCall {
             Err(source) => Err(CallError::Tampered { rpc, source }),
         }
     }
-}
-
-/// `timeout` from now; any duration will do.
-fn deadline_after(timeout: Duration) -> Instant {
-    const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
-    Instant::now() + timeout.min(FOREVER)
 }

@@ -37,6 +37,8 @@ pub(super) struct Live {
     used: AtomicBool,
     /// No more calls go into it.
     spent: AtomicBool,
+    /// The server does not know it any more.
+    lost: AtomicBool,
     places: Places,
     pace: Pace,
 }
@@ -67,6 +69,7 @@ impl Live {
             last_used: AtomicU64::new(now.0),
             used: AtomicBool::new(false),
             spent: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
             places: Places::new(terms.max_in_flight),
             pace: Pace::new(terms.window_bits),
             session,
@@ -74,16 +77,21 @@ impl Live {
     }
 
     pub(super) fn fitness(&self, connection: Option<ConnectionId>, now: Tick) -> Fitness {
-        let is_unused = !self.used.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
-        let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
-        let is_other = self.connection.is_none() || self.connection != connection;
-        if self.spent.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends() {
+        if self.spent.load(Ordering::SeqCst) || self.has_ended(connection, now) {
             Fitness::Unfit
         } else if now.0 >= self.renew_at.load(Ordering::Relaxed) {
             Fitness::Old
         } else {
             Fitness::Good
         }
+    }
+
+    /// Whether the server will have forgotten it.
+    pub(super) fn has_ended(&self, connection: Option<ConnectionId>, now: Tick) -> bool {
+        let is_unused = !self.used.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
+        let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
+        let is_other = self.connection.is_none() || self.connection != connection;
+        self.lost.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends()
     }
 
     /// A place for one more call, if there is one at once.
@@ -93,6 +101,10 @@ impl Live {
         }
         let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
         ticket.on_its_way = Some(self.pace.begin(|| self.session.next_number())?);
+        // Now that it is counted: whoever spends the session looks at the counts after that.
+        if self.spent.load(Ordering::SeqCst) {
+            return None;
+        }
         self.note_use(now);
         Some(ticket)
     }
@@ -136,7 +148,18 @@ impl Live {
 
     /// No more calls go into it.
     pub(super) fn spend(&self) {
-        self.spent.store(true, Ordering::Release);
+        self.spent.store(true, Ordering::SeqCst);
+    }
+
+    /// The server has said that it does not know it.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+        self.spend();
+    }
+
+    /// Waits until all requests are where a message that is sent now comes after them.
+    pub(super) async fn all_arrived(&self) {
+        self.pace.all_arrived().await;
     }
 }
 
@@ -172,6 +195,8 @@ type Handshake = Pin<Box<dyn Future<Output = Result<(), Arc<OpenError>>> + Send>
 #[derive(Default)]
 pub(super) struct Lane {
     current: RwLock<Option<Arc<Live>>>,
+    /// Sessions before that, in which calls were in flight when they were replaced.
+    replaced: Mutex<Vec<Arc<Live>>>,
     making: Mutex<Option<WeakShared<Handshake>>>,
 }
 
@@ -180,13 +205,29 @@ impl Lane {
         self.current.read().clone()
     }
 
-    /// Replaces the session; calls in flight end in the one before, which is given back.
-    pub(super) fn replace(&self, live: Arc<Live>) -> Option<Arc<Live>> {
-        self.current.write().replace(live)
+    /// Replaces the session; calls in flight end in the one before. Gives back those that were replaced and have no calls in
+    /// flight any more.
+    pub(super) fn replace(&self, live: Arc<Live>) -> Vec<Arc<Live>> {
+        let before = self.current.write().replace(live);
+        before.iter().for_each(|before| before.spend());
+        let mut replaced = self.replaced.lock();
+        replaced.extend(before);
+        let (unused, used) = std::mem::take(&mut *replaced).into_iter().partition(|live| live.is_unused());
+        *replaced = used;
+        unused
     }
 
-    pub(super) fn take(&self) -> Option<Arc<Live>> {
-        self.current.write().take()
+    /// The sessions that there are.
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        let mut all = self.replaced.lock().clone();
+        all.extend(self.current());
+        all
+    }
+
+    /// Lets go of a session that was ended.
+    pub(super) fn forget(&self, live: &Arc<Live>) {
+        self.current.write().take_if(|current| Arc::ptr_eq(current, live));
+        self.replaced.lock().retain(|replaced| !Arc::ptr_eq(replaced, live));
     }
 
     /// The session that is being made, or else `make` begins.

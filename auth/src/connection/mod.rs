@@ -13,13 +13,14 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use margo_rs::{Address, Endpoint, ProviderId, Rpc, Timer};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 
 pub use builder::ConnectionBuilder;
 pub use call::Call;
@@ -31,7 +32,7 @@ use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
 use crate::mechanism::{Initiator, ServerIdentity};
 use crate::protocol::message::{Draft, OVERHEAD};
-use crate::protocol::{BareError, Protection, ServerId, Suite, Terms};
+use crate::protocol::{BareError, Protection, ServerId, Suite, Terms, Tick};
 use crate::session::Reply;
 
 /// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
@@ -77,7 +78,14 @@ struct Inner {
     suites: Vec<Suite>,
     protection: Protection,
     lanes: [Lane; LANES],
+    /// No more calls are taken.
     closed: AtomicBool,
+    /// Wakes calls that have no place yet.
+    closing: Notify,
+    /// Held by whoever closes.
+    closer: tokio::sync::Mutex<()>,
+    /// The latest deadline of a call, as a [`Tick`].
+    last_deadline: AtomicU64,
 }
 
 impl Connection {
@@ -142,37 +150,36 @@ impl Connection {
         self.inner.renew(0).await
     }
 
-    /// Ends the session, for all clones: the server forgets it once the calls that run have ended. Calls that are made from
-    /// now on fail with [`CallError::Closed`].
+    /// Ends the connection, for all clones: calls in flight are finished, later ones fail with [`CallError::Closed`].
     ///
-    /// Dropping the last clone does the same without waiting for the server's answer.
+    /// A call is in flight when it has been started, polled or waited for, and had its place in a session. Such calls are let
+    /// through to the server, and this waits until their handlers have ended; their results can be picked up before and
+    /// after. Calls that still wait for a place or for a session fail with [`CallError::Closed`] at once, without having been
+    /// sent.
+    ///
+    /// It takes no longer than the longest deadline of the calls in flight, or the default timeout if that is longer.
+    /// Dropping the future stops the wait; the connection takes no calls all the same, and its sessions end when `close` is
+    /// called again, which may not wait for handlers then, or when the last clone is dropped.
+    ///
+    /// Dropping the last clone, and the last call, ends the sessions without waiting for anything: there is nothing in flight
+    /// then but messages that want no answer.
     ///
     /// # Errors
-    /// The server could not be told; it will end the session when its time has come.
+    /// The server could not be told, or calls have not ended in time; it will end the sessions when their time has come.
     pub async fn close(&self) -> Result<(), CallError> {
-        if self.inner.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+        let inner = &self.inner;
+        inner.closed.store(true, Ordering::SeqCst);
+        inner.closing.notify_waiters();
+        let _one_at_a_time = inner.closer.lock().await;
         let mut closed = Ok(());
-        for lane in &self.inner.lanes {
-            if let Some(live) = lane.take() {
-                // Both are tried, whatever becomes of the one.
-                closed = closed.and(self.close_session(&live).await);
+        for lane in &inner.lanes {
+            for live in lane.all() {
+                // All are tried, whatever becomes of the first.
+                closed = closed.and(inner.end_session(&live).await);
+                lane.forget(&live);
             }
         }
         closed
-    }
-
-    async fn close_session(&self, live: &Live) -> Result<(), CallError> {
-        let Ok((message, call)) = live.session.close(clock::now()) else { return Ok(()) };
-        let mut reply = self.inner.endpoint.call_raw(handshake::rpc(), &message).await?;
-        if BareError::parse(&reply).is_ok() {
-            return Ok(()); // the server has forgotten it already, or somebody says so, who could also have dropped this
-        }
-        match live.session.open(call, &mut reply, clock::now()) {
-            Ok(Reply::Result { .. }) => Ok(()),
-            Ok(Reply::Error(_)) | Err(_) => Err(CallError::SessionLost(self.address().clone())),
-        }
     }
 }
 
@@ -217,21 +224,43 @@ impl Inner {
     }
 
     /// A place in the lane's session, if there is one at once.
-    fn try_ticket(&self, lane: usize) -> Option<Ticket> {
-        let live = self.lanes[lane].current()?;
+    fn try_ticket(&self, lane: usize, timeout: Duration) -> Option<Ticket> {
         let now = clock::now();
+        let deadline = now.after(timeout).0;
+        if self.last_deadline.load(Ordering::Relaxed) < deadline {
+            self.last_deadline.fetch_max(deadline, Ordering::Relaxed);
+        }
+        let live = self.lanes[lane].current()?;
         match live.fitness(self.endpoint.connection(), now) {
-            Fitness::Good if !self.closed.load(Ordering::Acquire) => live.try_enter(now),
+            Fitness::Good => live.try_enter(now).filter(|_| self.is_open()),
             _ => None,
         }
     }
 
-    /// A place in a session of the lane, which is made if need be.
+    /// Whether calls are taken. To be asked by a call that has its place: either it is told, or whoever closes sees it there.
+    fn is_open(&self) -> bool {
+        !self.closed.load(Ordering::SeqCst)
+    }
+
+    /// A place in a session of the lane, which is made if need be; or word that the connection was closed, when it is.
     async fn ticket(self: &Arc<Self>, lane: usize) -> Result<Ticket, CallError> {
-        loop {
-            if self.closed.load(Ordering::Acquire) {
-                return Err(CallError::Closed);
+        let mut closing = pin!(self.closing.notified());
+        closing.as_mut().enable();
+        let mut ticket = pin!(self.find_ticket(lane));
+        let found = poll_fn(|cx| {
+            if !self.is_open() {
+                return Poll::Ready(None);
             }
+            match ticket.as_mut().poll(cx) {
+                Poll::Ready(found) => Poll::Ready(Some(found)),
+                Poll::Pending => closing.as_mut().poll(cx).map(|()| None),
+            }
+        });
+        found.await.filter(|_| self.is_open()).unwrap_or(Err(CallError::Closed))
+    }
+
+    async fn find_ticket(self: &Arc<Self>, lane: usize) -> Result<Ticket, CallError> {
+        loop {
             let live = self.lanes[lane].current();
             let fitness = |live: &Arc<Live>| live.fitness(self.endpoint.connection(), clock::now());
             let live = match live.map(|live| (fitness(&live), live)) {
@@ -265,28 +294,57 @@ impl Inner {
     }
 
     async fn make_session(&self, lane: usize) -> Result<(), OpenError> {
-        if self.closed.load(Ordering::Acquire) {
+        if !self.is_open() {
             return Err(OpenError::Closed);
         }
         let session = handshake::open(self).await?;
-        let before = self.lanes[lane].replace(Arc::new(Live::new(session, self.endpoint.connection())));
-        if let Some(before) = before.filter(|before| before.is_unused()) {
+        let live = Arc::new(Live::new(session, self.endpoint.connection()));
+        for before in self.lanes[lane].replace(Arc::clone(&live)) {
             self.send_close(&before);
         }
-        if self.closed.load(Ordering::Acquire) {
-            // Closed meanwhile, by somebody who did not see this one.
-            if let Some(live) = self.lanes[lane].take() {
-                self.send_close(&live);
-            }
+        if !self.is_open() {
+            // Closed meanwhile, perhaps by somebody who did not see this one.
+            live.spend();
+            self.all_arrived(&live).await;
+            self.send_close(&live);
+            self.lanes[lane].forget(&live);
             return Err(OpenError::Closed);
         }
         Ok(())
     }
 
+    /// When all calls in flight will have come to their end.
+    fn last_deadline(&self) -> Instant {
+        let last = Tick(self.last_deadline.load(Ordering::SeqCst));
+        deadline_after(Duration::from_millis(last.0.saturating_sub(clock::now().0)))
+    }
+
+    /// Lets the requests of a session get to the server; those that are not sent by their deadlines will not be.
+    async fn all_arrived(&self, live: &Live) {
+        within(&self.timer, self.last_deadline(), live.all_arrived()).await;
+    }
+
+    /// Ends a session once the server has all of its requests, and waits until it has served them.
+    async fn end_session(&self, live: &Live) -> Result<(), CallError> {
+        live.spend();
+        self.all_arrived(live).await;
+        let Ok((message, call)) = live.session.close(clock::now()) else { return Ok(()) };
+        let left = self.last_deadline().saturating_duration_since(Instant::now());
+        let closed = self.endpoint.call_raw(handshake::rpc(), &message).timeout(left.max(self.default_timeout));
+        let mut reply = closed.await?;
+        if BareError::parse(&reply).is_ok() {
+            return Ok(()); // the server has forgotten it already, or somebody says so, who could also have dropped this
+        }
+        match live.session.open(call, &mut reply, clock::now()) {
+            Ok(Reply::Result { .. }) => Ok(()),
+            Ok(Reply::Error(_)) | Err(_) => Err(CallError::SessionLost(self.endpoint.address().clone())),
+        }
+    }
+
     /// Tells the server that a session is over, as far as that goes without waiting.
     fn send_close(&self, live: &Live) {
         let now = clock::now();
-        if live.fitness(self.endpoint.connection(), now) == Fitness::Unfit {
+        if live.has_ended(self.endpoint.connection(), now) {
             return; // the server has forgotten it
         }
         if let Ok((message, _)) = live.session.close(now) {
@@ -298,11 +356,15 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         for lane in &self.lanes {
-            if let Some(live) = lane.take() {
-                self.send_close(&live);
-            }
+            lane.all().iter().for_each(|live| self.send_close(live));
         }
     }
+}
+
+/// `timeout` from now; any duration will do.
+fn deadline_after(timeout: Duration) -> Instant {
+    const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+    Instant::now() + timeout.min(FOREVER)
 }
 
 /// What `future` gives, if it does before the deadline.

@@ -82,6 +82,20 @@ impl Pace {
             fewer.await;
         }
     }
+
+    /// Waits until no number is on its way.
+    pub(super) async fn all_arrived(&self) {
+        loop {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _waiting = Waiting(&self.waiting);
+            let mut fewer = std::pin::pin!(self.fewer.notified());
+            fewer.as_mut().enable();
+            if self.on_their_way.iter().all(|numbers| numbers.load(Ordering::SeqCst) == 0) {
+                return;
+            }
+            fewer.await;
+        }
+    }
 }
 
 /// One of those who wait.

@@ -16,7 +16,7 @@ use crate::mechanism::peer_credentials::PeerCredentials;
 use crate::protocol::message::{Content, Draft, Incoming, Kind};
 use crate::protocol::server::{HelloRefused, Received};
 use crate::protocol::{BareError, Ephemeral, Hello, MechanismId, ParseError, SessionId};
-use crate::session::{Admission, InsertRefused, NodeAddress, QuotaExceeded};
+use crate::session::{Admission, InsertRefused, NodeAddress, QuotaExceeded, Session};
 
 /// Handshakes at work at a time; each may wait for a daemon.
 pub(super) const HANDSHAKES_MAX: usize = 256;
@@ -63,7 +63,7 @@ pub(super) fn node_of(request: &Request) -> NodeAddress {
 pub(super) async fn serve(shared: Arc<Shared>, request: Request, input: Buffer, responder: RawResponder) {
     const CLOSE: u8 = Kind::Close as u8;
     match input.get(1) {
-        Some(&CLOSE) => close(&shared, &request, input, responder),
+        Some(&CLOSE) => close(&shared, &request, input, responder).await,
         _ => {
             let answer = shake_hands(&shared, &request, &input).await;
             responder.respond(&answer);
@@ -170,8 +170,8 @@ fn peer_credentials(request: &Request) -> Option<PeerCredentials> {
     request.peer_credentials().map(|peer| PeerCredentials::from_kernel(peer.uid, peer.gid))
 }
 
-/// Ends a session, on the word of the client that holds its key.
-fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: RawResponder) {
+/// Ends a session, on the word of the client that holds its key. The answer says that nothing runs in it any more.
+async fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: RawResponder) {
     let now = clock::now();
     let opened = match Incoming::parse(&mut input) {
         Ok(incoming) => shared.open(incoming, request, now),
@@ -181,9 +181,11 @@ fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: 
     match opened {
         Ok((Kind::Close, answer)) => {
             let session = Arc::clone(answer.session());
-            shared.table.close(&session.id());
-            shared.audit.session_closed(request.peer(), session.principal(), session.id());
-            match answer.reply(Content::default(), Draft::with_capacity(0), now) {
+            if shared.table.close(&session.id()) {
+                shared.audit.session_closed(request.peer(), session.principal(), session.id());
+                poll_fn(|cx| Session::poll_drained(&answer, cx)).await;
+            }
+            match answer.reply(Content::default(), Draft::with_capacity(0), clock::now()) {
                 Ok(reply) => responder.respond(&reply),
                 Err(_) => responder.abandon(), // revoked meanwhile
             }

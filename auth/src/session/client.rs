@@ -143,14 +143,15 @@ impl ClientSession {
         self.seal(Kind::Request, target, content, body, now)
     }
 
-    /// Seals the message that ends the session. Calls are refused from now on; replies are still opened.
+    /// Seals the message that ends the session. Calls are refused from now on; replies are still opened. It can be sealed
+    /// again, where the first may not have been sent.
     ///
     /// # Errors
-    /// When it was closed before, or has ended.
+    /// When the session has ended, or is used up.
     pub fn close(&self, now: Tick) -> Result<(Vec<u8>, Call), CallRefused> {
         let target = Target { rpc: 0, provider: 0 };
-        let sealed = self.seal(Kind::Close, target, Content::default(), Draft::with_capacity(0), now)?;
-        if self.closed.swap(true, Ordering::AcqRel) { Err(CallRefused::Ended) } else { Ok(sealed) }
+        self.closed.store(true, Ordering::Release);
+        self.seal(Kind::Close, target, Content::default(), Draft::with_capacity(0), now)
     }
 
     /// Checks a reply and opens it in place. A call takes one.
@@ -198,7 +199,7 @@ impl ClientSession {
         if body.body_len() > max as usize {
             return Err(CallRefused::TooLarge { len: body.body_len(), max });
         }
-        if now >= self.ends || self.closed.load(Ordering::Acquire) {
+        if now >= self.ends || kind != Kind::Close && self.closed.load(Ordering::Acquire) {
             return Err(CallRefused::Ended);
         }
         let header = Header {

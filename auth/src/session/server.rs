@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -55,6 +56,8 @@ pub struct Session {
     opening: Opening,
     sealing: Sealing,
     running: AtomicU32,
+    /// Of whoever waits for it to be drained.
+    draining: Mutex<Option<Waker>>,
     last_used: AtomicU64,
     /// The connection that it is bound to, if it is.
     bound_to: OnceLock<u64>,
@@ -155,6 +158,7 @@ impl Session {
             opening: Opening::new(terms.suite, secrets.client_to_server),
             sealing: Sealing::new(terms.suite, secrets.server_to_client, now),
             running: AtomicU32::new(0),
+            draining: Mutex::new(None),
             last_used: AtomicU64::new(now.0),
             bound_to: OnceLock::new(),
             warm: AtomicBool::new(false),
@@ -229,12 +233,21 @@ impl Session {
 
     /// Ends it, and gives the state it was in.
     pub(super) fn end(&self, state: State) -> State {
-        match self.state.fetch_max(state as u8, Ordering::AcqRel) {
+        match self.state.fetch_max(state as u8, Ordering::SeqCst) {
             0 => State::HalfOpen,
             1 => State::Open,
             2 => State::Draining,
             _ => State::Dead,
         }
+    }
+
+    /// Done when `responder`'s request is the only one left that runs in a session that was closed. One may wait for that, as
+    /// [`Table::close`](super::Table::close) is `true` once.
+    pub fn poll_drained(responder: &Responder, cx: &mut Context<'_>) -> Poll<()> {
+        let session = &responder.session;
+        *session.draining.lock() = Some(cx.waker().clone());
+        // Looked at after that, and after the session was closed: a request that ends looks in the other order.
+        if session.running.load(Ordering::SeqCst) > 1 { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Half-open to open; `false` when it was not half-open. Only the table calls it, which counts.
@@ -431,7 +444,15 @@ impl Responder {
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        self.session.running.fetch_sub(1, Ordering::AcqRel);
+        let session = &self.session;
+        if session.running.fetch_sub(1, Ordering::SeqCst) == 2
+            && session.state.load(Ordering::SeqCst) > State::Open as u8
+        {
+            let waker = session.draining.lock().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
     }
 }
 

@@ -290,7 +290,7 @@ fn a_closed_session_answers_what_runs_and_takes_nothing_new() {
     assert_eq!(refused, Some(RequestRefused::Ended(State::Draining)));
     let sealed = pair.client.call(TARGET, Content::default(), Draft::copy_of(b"x"), NOW).err();
     assert_eq!(sealed, Some(CallRefused::Ended));
-    assert_eq!(pair.client.close(NOW).err(), Some(CallRefused::Ended));
+    assert!(pair.client.close(NOW).is_ok(), "for whoever does not know whether the first was sent");
 
     let mut wire = request.responder.reply(Content::default(), Draft::copy_of(b"done"), NOW).expect("still answers");
     assert!(pair.client.open(call, &mut wire, NOW).is_ok());

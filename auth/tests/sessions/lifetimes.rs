@@ -69,52 +69,6 @@ fn a_plain_call_of_a_wrapped_handler_reaches_nothing() {
     assert_eq!(auth.counts().sessions, 0);
 }
 
-#[test]
-fn closing_ends_the_session_for_all_clones() {
-    let auth = serve(builder());
-    let (_engine, server) = connect(&auth, ALICE);
-    let clone = server.clone();
-    assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
-    assert_eq!(auth.counts().sessions, 1);
-    server.close().wait().unwrap();
-    assert_eq!(auth.counts().sessions, 0);
-    assert!(matches!(clone.call(WHO, &()).wait(), Err(CallError::Closed)));
-    server.close().wait().unwrap();
-}
-
-#[test]
-fn the_last_clone_closes() {
-    let auth = serve(builder());
-    let (_engine, server) = connect(&auth, ALICE);
-    assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
-    let clone = server.clone();
-    drop(server);
-    assert_eq!(clone.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
-    drop(clone);
-    eventually(|| auth.counts().sessions == 0);
-}
-
-#[test]
-fn a_close_lets_running_calls_end() {
-    const GATE: Rpc<(), u32> = Rpc::new("gate");
-    let auth = serve(builder());
-    let (go, gate) = tokio::sync::watch::channel(false);
-    let wait = move |_, ()| {
-        let mut gate = gate.clone();
-        async move {
-            gate.wait_for(|open| *open).await?;
-            Ok(5)
-        }
-    };
-    auth.register(GATE, wait).unwrap();
-    let (_engine, server) = connect(&auth, ALICE);
-    let call = server.call(GATE, &()).start();
-    eventually(|| auth.sessions().iter().any(|session| session.running == 1));
-    server.close().wait().unwrap();
-    go.send(true).unwrap();
-    assert_eq!(call.wait().unwrap(), 5);
-}
-
 /// What handlers of all kinds capture, and what they are registered through, keeps no engine alive.
 #[test]
 fn an_engine_ends_with_those_who_own_it_whatever_its_handlers_hold() {

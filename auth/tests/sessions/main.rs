@@ -2,6 +2,7 @@
 
 mod bulk;
 mod calls;
+mod closing;
 mod lifetimes;
 mod peers;
 mod revocations;
