@@ -70,7 +70,8 @@ fn answer(hello: &[u8], policy: &ServerPolicy, uid: u32) -> Established {
     let identity = Identity { uid, gid: 0 };
     let principal = Principal { mechanism: MechanismId::KeyFile, identity, name: None };
     let verified = received.claim().verified(principal, psk());
-    let proving = received.accept(verified, SessionId::new(random()), &random(), ephemeral(), NOW).expect("accepted");
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let proving = received.accept(verified, SessionId::new(random()), &random(), agreed, NOW).expect("accepted");
     proving.finish(b"").expect("no proof")
 }
 

@@ -89,7 +89,8 @@ pub(crate) fn answer(hello: &[u8], policy: &ServerPolicy, uid: u32) -> Result<Es
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     id[..8].copy_from_slice(&number.to_le_bytes());
     id[15] = number as u8;
-    received.accept(verified, SessionId::new(id), &[2; 32], ephemeral(), Tick(0))?.finish(b"")
+    let agreed = received.agree(ephemeral())?;
+    received.accept(verified, SessionId::new(id), &[2; 32], agreed, Tick(0))?.finish(b"")
 }
 
 pub(crate) fn complete(sent: Sent, reply: &[u8]) -> Result<crate::protocol::client::Session, HandshakeError> {

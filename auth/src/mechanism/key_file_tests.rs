@@ -118,7 +118,8 @@ async fn handshake(of_client: Key, ring: &KeyRing) -> Result<(Session, Establish
     let (hello, sent) = begun.send(&token, psk).expect("short");
     let received = Received::begin(&Hello::parse(&hello).expect("parsed"), &policy()).expect("received");
     let verified = ring.verify(received.claim(), None).await?;
-    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0)).expect("accepted");
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0)).expect("accepted");
     let established = proving.finish(b"").expect("no proof");
     let answered = sent.receive(&established.reply).expect("received");
     let proof = client.check_server(&answered).await?;

@@ -149,6 +149,12 @@ pub trait Acceptor: Send + Sync {
     /// Checks a token. `peer` is what the kernel says about the connection, where it says something.
     fn verify(&self, claim: Claim, peer: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>>;
 
+    /// Whether `verify` computes nothing before it has handed its work to somebody else, whom it then waits for: a daemon,
+    /// another thread. It is begun as soon as the request arrives then, on the engine's progress thread; any other on a pool.
+    fn waits(&self) -> bool {
+        false
+    }
+
     /// Makes the proof that [`ReplyToken::proof_len`] announced. Most mechanisms have none.
     fn prove(&self, _over: ProofTranscript) -> Step<'_, Result<Vec<u8>, MechanismError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))

@@ -141,6 +141,10 @@ impl Acceptor for MungeAcceptor {
         MechanismId::Munge
     }
 
+    fn waits(&self) -> bool {
+        true
+    }
+
     fn verify(&self, claim: Claim, _: Option<PeerCredentials>) -> Step<'_, Result<Verified, MechanismError>> {
         Box::pin(async move {
             if claim.mechanism() != MechanismId::Munge {

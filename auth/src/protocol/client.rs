@@ -187,8 +187,8 @@ impl Answered {
         }
         let (id, terms, public_key) = (reply.session(), *reply.terms(), *reply.public_key());
         let (th2, finished) = (reply.th2(&self.hello), *reply.finished());
-        let secret = HandshakeSecret::agree(&self.psk, self.ephemeral, &public_key);
-        let secret = secret.map_err(|_| HandshakeError::LowOrderPoint)?;
+        let agreed = self.ephemeral.agree(&public_key).map_err(|_| HandshakeError::LowOrderPoint)?;
+        let secret = HandshakeSecret::mix(&self.psk, agreed);
         let secrets = secret.verify(&th2, &finished).map_err(|_| HandshakeError::WrongFinished)?;
         Ok(Session { id, terms, secrets })
     }

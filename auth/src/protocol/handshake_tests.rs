@@ -138,7 +138,19 @@ fn cve_2018_1128_a_verification_is_good_for_its_own_hello_alone() {
     let (_, claim_of_mine) = claim(&mine);
     let (received, _) = claim(&theirs);
     let verified = claim_of_mine.verified(principal(1000), Psk::shared(secret(7)));
-    let accepted = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0));
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let accepted = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0));
+    assert_eq!(accepted.err(), Some(HelloRefused::OtherTranscript));
+}
+
+#[test]
+fn a_secret_is_good_for_the_hello_that_it_was_agreed_for() {
+    let (mine, _) = say_hello(&offer());
+    let (theirs, _) = say_hello(&offer());
+    let agreed = claim(&mine).0.agree(ephemeral()).expect("an honest key");
+    let (received, claim) = claim(&theirs);
+    let verified = claim.verified(principal(1000), Psk::shared(secret(7)));
+    let accepted = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0));
     assert_eq!(accepted.err(), Some(HelloRefused::OtherTranscript));
 }
 
@@ -147,7 +159,8 @@ fn a_mechanism_answers_for_itself_alone() {
     let (hello, _) = say_hello(&Offer { mechanism: MechanismId::Munge, ..offer() });
     let (received, claim) = claim(&hello);
     let verified = claim.verified(principal(1000), Psk::shared(secret(7))); // says that a key file proved it
-    let accepted = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0));
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let accepted = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0));
     assert_eq!(accepted.err(), Some(HelloRefused::OtherTranscript));
 }
 
@@ -167,7 +180,8 @@ fn a_rogue_server_without_the_mechanisms_secret_has_no_right_finished() {
     let (hello, sent) = say_hello(&offer());
     let (received, claim) = claim(&hello);
     let verified = claim.verified(principal(1000), Psk::shared(secret(8)));
-    let rogue = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0));
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let rogue = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0));
     let reply = rogue.expect("its own server").finish(b"").expect("no proof").reply;
     assert_eq!(complete(sent, &reply).err(), Some(HandshakeError::WrongFinished));
 }
@@ -178,7 +192,8 @@ fn without_secret(token: ReplyToken, proof: &[u8]) -> Answered {
     let (hello, sent) = begun.send(b"", Psk::none()).expect("short");
     let (received, claim) = claim(&hello);
     let verified = claim.verified(principal(1000), Psk::none()).with_token(token);
-    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0)).expect("accepted");
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0)).expect("accepted");
     sent.receive(&proving.finish(proof).expect("the length announced").reply).expect("received")
 }
 
@@ -216,7 +231,8 @@ fn client_and_server_see_the_same_proof_transcript() {
     let (received, claim) = claim(&hello);
     let token = ReplyToken { head: b"AP_REP".to_vec(), proof_len: 4 };
     let verified = claim.verified(principal(1000), Psk::none()).with_token(token);
-    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0)).expect("accepted");
+    let agreed = received.agree(ephemeral()).expect("an honest key");
+    let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0)).expect("accepted");
     let of_server = proving.transcript();
     assert_eq!(
         of_server,
@@ -231,7 +247,8 @@ fn a_proof_has_the_length_that_was_announced() {
         let (received, claim) = claim(&hello);
         let token = ReplyToken { head: Vec::new(), proof_len: 4 };
         let verified = claim.verified(principal(1000), Psk::none()).with_token(token);
-        let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), Tick(0));
+        let agreed = received.agree(ephemeral()).expect("an honest key");
+        let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, Tick(0));
         assert_eq!(proving.expect("accepted").finish(proof).err(), Some(HelloRefused::Reply));
     }
 }
@@ -242,7 +259,8 @@ fn a_session_does_not_outlive_its_ticket() {
         let (hello, _) = say_hello(&offer());
         let (received, claim) = claim(&hello);
         let verified = claim.verified(principal(1000), Psk::shared(secret(7))).expiring(expires);
-        let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], ephemeral(), now)?;
+        let agreed = received.agree(ephemeral())?;
+        let proving = received.accept(verified, SessionId::new([1; 16]), &[2; 32], agreed, now)?;
         Ok::<_, HelloRefused>(proving.finish(b"")?.terms.absolute)
     };
     assert_eq!(absolute(Tick(60_500), Tick(500)), Ok(Duration::from_secs(60)));

@@ -28,7 +28,7 @@ pub use hello::{HELLO_FIXED, HELLO_MAX, Hello, SUITES_MAX, SuiteOffer};
 pub use hello_reply::{FINISHED_LEN, HELLO_REP_FIXED, HELLO_REP_MAX, HelloReply, MESSAGE_LEN_MIN, Terms};
 pub use ids::{MechanismId, Protection, ServerId, SessionId, Suite, Tick};
 pub use parse::ParseError;
-pub use schedule::{Ephemeral, HandshakeSecret, LowOrderPoint, Psk, SessionSecrets, WrongFinished};
+pub use schedule::{Agreed, Ephemeral, HandshakeSecret, LowOrderPoint, Psk, SessionSecrets, WrongFinished};
 pub use secret::Secret;
 pub use transcript::{ProofTranscript, Th1, Th2, Th3};
 pub use window::{SEQ_END, Window, WindowError};

@@ -25,6 +25,36 @@ impl Ephemeral {
     pub fn public_key(&self) -> &[u8; 32] {
         &self.public
     }
+
+    /// Agrees with the peer's public key: the costly part, which needs nothing that the mechanism brings.
+    ///
+    /// # Errors
+    /// For points of low order: ring refuses an all-zero result.
+    pub fn agree(self, peer: &[u8; 32]) -> Result<Agreed, LowOrderPoint> {
+        let Self { private, public } = self;
+        let shared = |shared: &[u8]| Secret::new(|secret: &mut [u8; 32]| secret.copy_from_slice(shared));
+        let shared = agreement::agree_ephemeral(private, &UnparsedPublicKey::new(&X25519, peer), shared);
+        Ok(Agreed { own: public, peer: *peer, shared: shared.map_err(|_| LowOrderPoint)? })
+    }
+}
+
+/// What X25519 gave for our key pair and the peer's public key. It proves nothing: anybody can get so far.
+pub struct Agreed {
+    own: [u8; 32],
+    peer: [u8; 32],
+    shared: Secret<32>,
+}
+
+impl Agreed {
+    /// Our public key.
+    pub fn own(&self) -> &[u8; 32] {
+        &self.own
+    }
+
+    /// The peer's.
+    pub fn peer(&self) -> &[u8; 32] {
+        &self.peer
+    }
 }
 
 /// A secret that the mechanism brought beside X25519: MUNGE's `m`, the key of a key file, or none.
@@ -69,20 +99,12 @@ pub struct SessionSecrets {
 }
 
 impl HandshakeSecret {
-    /// Agrees with the peer's public key and mixes both secrets.
-    ///
-    /// # Errors
-    /// For points of low order: ring refuses an all-zero result.
-    pub fn agree(psk: &Psk, own: Ephemeral, peer: &[u8; 32]) -> Result<Self, LowOrderPoint> {
-        agreement::agree_ephemeral(own.private, &UnparsedPublicKey::new(&X25519, peer), |shared| Self::mix(psk, shared))
-            .map_err(|_| LowOrderPoint)
-    }
-
-    fn mix(psk: &Psk, shared: &[u8]) -> Self {
+    /// Mixes both secrets.
+    pub fn mix(psk: &Psk, agreed: Agreed) -> Self {
         let none = [0; 32];
         let early = extract(b"hgrpc1", psk.0.as_ref().map_or(none.as_slice(), |secret| secret.expose()));
         let salt: Secret<32> = expand_label(&early, "derived", b"");
-        Self(extract(salt.expose(), shared))
+        Self(extract(salt.expose(), agreed.shared.expose()))
     }
 
     fn finished(&self, th2: &Th2) -> Secret<32> {

@@ -17,6 +17,10 @@ fn th2() -> Th2 {
     HelloReply::parse(&reply).expect("golden").th2(&hello)
 }
 
+fn agreed(fill: u8) -> Agreed {
+    Agreed { own: [0; 32], peer: [0; 32], shared: secret(fill) }
+}
+
 #[test]
 fn transcripts_are_golden() {
     let hello = hex(HELLO);
@@ -30,7 +34,7 @@ fn transcripts_are_golden() {
 
 #[test]
 fn the_schedule_is_golden() {
-    let (finished, secrets) = HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]).finish(&th2());
+    let (finished, secrets) = HandshakeSecret::mix(&Psk::shared(secret(0x11)), agreed(0x22)).finish(&th2());
     assert_eq!(finished.as_slice(), hex(FINISHED));
     let check = |secret: &Secret<32>, golden| assert_eq!(secret.expose().as_slice(), hex(golden));
     let SessionSecrets { client_to_server, server_to_client, exporter } = secrets; // each secret there is has a row here
@@ -48,13 +52,13 @@ fn the_schedule_is_golden() {
 
 #[test]
 fn without_a_secret_of_the_mechanism_zeros_are_used() {
-    let (finished, _) = HandshakeSecret::mix(&Psk::none(), &[0x22; 32]).finish(&th2());
+    let (finished, _) = HandshakeSecret::mix(&Psk::none(), agreed(0x22)).finish(&th2());
     assert_eq!(finished.as_slice(), hex("3e693c668d9496c61e72bdac7dc487f83f780a11559e6e74a44f3db68e9f55fd"));
 }
 
 #[test]
 fn the_client_gets_the_same_secrets_for_the_right_finished_only() {
-    let mixed = || HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x22; 32]);
+    let mixed = || HandshakeSecret::mix(&Psk::shared(secret(0x11)), agreed(0x22));
     let (finished, server) = mixed().finish(&th2());
     let client = mixed().verify(&th2(), &finished).expect("the right one");
     assert!(client.client_to_server.same(server.client_to_server.expose()));
@@ -64,9 +68,9 @@ fn the_client_gets_the_same_secrets_for_the_right_finished_only() {
         wrong[bit / 8] ^= 1 << (bit % 8);
         assert!(mixed().verify(&th2(), &wrong).is_err());
     }
-    let other_psk = HandshakeSecret::mix(&Psk::shared(secret(0x12)), &[0x22; 32]);
+    let other_psk = HandshakeSecret::mix(&Psk::shared(secret(0x12)), agreed(0x22));
     assert!(other_psk.verify(&th2(), &finished).is_err());
-    let other_exchange = HandshakeSecret::mix(&Psk::shared(secret(0x11)), &[0x23; 32]);
+    let other_exchange = HandshakeSecret::mix(&Psk::shared(secret(0x11)), agreed(0x23));
     assert!(other_exchange.verify(&th2(), &finished).is_err());
 }
 
@@ -84,9 +88,9 @@ fn points_of_low_order_are_refused() {
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     ] {
         let mut point: [u8; 32] = hex(point).try_into().expect("32 bytes");
-        assert!(HandshakeSecret::agree(&Psk::none(), ephemeral(), &point).is_err());
+        assert!(ephemeral().agree(&point).is_err());
         point[31] |= 0x80;
-        assert!(HandshakeSecret::agree(&Psk::none(), ephemeral(), &point).is_err());
+        assert!(ephemeral().agree(&point).is_err());
     }
 }
 
@@ -94,8 +98,7 @@ fn points_of_low_order_are_refused() {
 fn two_ends_agree() {
     let (client, server) = (ephemeral(), ephemeral());
     let (of_client, of_server) = (*client.public_key(), *server.public_key());
-    let (finished, _) = HandshakeSecret::agree(&Psk::none(), server, &of_client).expect("honest").finish(&th2());
-    assert!(
-        HandshakeSecret::agree(&Psk::none(), client, &of_server).expect("honest").verify(&th2(), &finished).is_ok()
-    );
+    let (server, client) = (server.agree(&of_client).expect("honest"), client.agree(&of_server).expect("honest"));
+    let (finished, _) = HandshakeSecret::mix(&Psk::none(), server).finish(&th2());
+    assert!(HandshakeSecret::mix(&Psk::none(), client).verify(&th2(), &finished).is_ok());
 }

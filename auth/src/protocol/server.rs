@@ -7,7 +7,7 @@ use super::hello::Hello;
 use super::hello_reply::{FINISHED_LEN, ReplyDraft, Terms};
 use super::ids::{MechanismId, Protection, ServerId, SessionId, Suite, Tick};
 use super::parse::ParseError;
-use super::schedule::{Ephemeral, HandshakeSecret, Psk, SessionSecrets};
+use super::schedule::{Agreed, Ephemeral, HandshakeSecret, Psk, SessionSecrets};
 use super::secret::Secret;
 use super::transcript::{ProofTranscript, Th1, Th2};
 use crate::mechanism::{Principal, ReplyToken};
@@ -176,19 +176,29 @@ impl Received {
         }
     }
 
-    /// Takes the mechanism's result, agrees on a secret and drafts the answer.
+    /// Agrees with the client's public key. Takes some tens of microseconds, and needs nothing that the mechanism finds out:
+    /// it can be done while that is at work.
     ///
     /// # Errors
-    /// When the result is of another HELLO, or the client's key of low order.
+    /// When the client's key is a point of low order.
+    pub fn agree(&self, own: Ephemeral) -> Result<Agreed, HelloRefused> {
+        own.agree(&self.public_key).map_err(|_| HelloRefused::LowOrderPoint)
+    }
+
+    /// Takes the mechanism's result and what was agreed, and drafts the answer.
+    ///
+    /// # Errors
+    /// When one of them is of another HELLO.
     pub fn accept(
         self,
         verified: Verified,
         session: SessionId,
         random: &[u8; 32],
-        ephemeral: Ephemeral,
+        agreed: Agreed,
         now: Tick,
     ) -> Result<Proving, HelloRefused> {
-        if verified.th1 != self.th1 || verified.principal.mechanism != self.mechanism {
+        let is_other = verified.th1 != self.th1 || agreed.peer() != &self.public_key;
+        if is_other || verified.principal.mechanism != self.mechanism {
             return Err(HelloRefused::OtherTranscript);
         }
         let mut terms = self.terms;
@@ -198,10 +208,9 @@ impl Received {
             terms.check()?;
         }
         let ReplyToken { head, proof_len } = &verified.token;
-        let draft = ReplyDraft::new(&terms, session, random, ephemeral.public_key(), head, *proof_len);
+        let draft = ReplyDraft::new(&terms, session, random, agreed.own(), head, *proof_len);
         let draft = draft.ok_or(HelloRefused::Reply)?;
-        let secret = HandshakeSecret::agree(&verified.psk, ephemeral, &self.public_key);
-        let secret = secret.map_err(|_| HelloRefused::LowOrderPoint)?;
+        let secret = HandshakeSecret::mix(&verified.psk, agreed);
         Ok(Proving { hello: self.hello, draft, secret, session, terms, principal: verified.principal })
     }
 }

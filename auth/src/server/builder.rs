@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use margo_rs::{Engine, ProviderId, RegisterError};
 use parking_lot::Mutex;
-use ring::rand::SystemRandom;
 
 use super::audit::Audit;
 use super::caller::BulkPolicy;
+use super::ephemeral::Ephemerals;
 use super::rule::Rule;
 use super::upkeep::Upkeep;
 use super::{AuthServer, Shared, handshake};
@@ -260,7 +260,7 @@ impl AuthServerBuilder {
         let shared = Arc::new(Shared {
             policy,
             acceptors,
-            random: SystemRandom::new(),
+            ephemerals: Ephemerals::default(),
             gate: Mutex::new(Gate::new(clock::random_secret()?, handshakes, now)),
             table: Table::new(quota, Lifetimes { half_open }, now),
             handshakes: AtomicUsize::new(0),

@@ -15,7 +15,7 @@ use crate::mechanism::MechanismError;
 use crate::mechanism::peer_credentials::PeerCredentials;
 use crate::protocol::message::{Content, Draft, Incoming, Kind};
 use crate::protocol::server::{HelloRefused, Received};
-use crate::protocol::{BareError, Ephemeral, Hello, MechanismId, ParseError, SessionId};
+use crate::protocol::{BareError, Hello, MechanismId, ParseError, SessionId};
 use crate::session::{Admission, InsertRefused, NodeAddress, QuotaExceeded, Session};
 
 /// Handshakes at work at a time; each may wait for a daemon.
@@ -67,6 +67,8 @@ pub(super) async fn serve(shared: Arc<Shared>, request: Request, input: Buffer, 
         _ => {
             let answer = shake_hands(&shared, &request, &input).await;
             responder.respond(&answer);
+            // For the next one, while the client computes.
+            shared.ephemerals.prepare();
         }
     }
 }
@@ -105,14 +107,28 @@ async fn agree(shared: &Shared, request: &Request, hello: &Hello<'_>) -> Result<
     let later = |error| come_again(shared, hello, node, error);
     shared.table.check_half_open(node).map_err(|full| later(full.into()))?;
     let received = Received::begin(hello, &shared.policy)?;
+    let acceptor = shared.acceptor(hello.mechanism()).ok_or(HelloRefused::Mechanism(hello.mechanism()))?;
+    let mut verifying = acceptor.verify(received.claim(), peer_credentials(request));
+    let mut verified = Poll::Pending;
+    if acceptor.waits() {
+        verified = poll_fn(|cx| Poll::Ready(verifying.as_mut().poll(cx))).await;
+    }
     // What follows takes tens of microseconds at least, and belongs on a pool, not on the progress thread.
     yield_once().await;
-    let acceptor = shared.acceptor(hello.mechanism()).ok_or(HelloRefused::Mechanism(hello.mechanism()))?;
-    let verified = acceptor.verify(received.claim(), peer_credentials(request)).await?;
+    let agree = || received.agree(shared.ephemerals.take()?).map_err(HandshakeRefused::from);
+    let (verified, agreed) = match verified {
+        Poll::Ready(verified) => (verified?, agree()?),
+        // Somebody else works on it: time for the other part.
+        Poll::Pending if acceptor.waits() => {
+            let agreed = agree();
+            let verified = verifying.await?;
+            (verified, agreed?)
+        }
+        Poll::Pending => (verifying.await?, agree()?),
+    };
     let (id, random) = (SessionId::new(clock::random()?), clock::random()?);
-    let ephemeral = Ephemeral::generate(&shared.random).ok_or(NoRandom)?;
     let now = clock::now();
-    let proving = received.accept(verified, id, &random, ephemeral, now)?;
+    let proving = received.accept(verified, id, &random, agreed, now)?;
     let proof = acceptor.prove(proving.transcript()).await?;
     let mut established = proving.finish(&proof)?;
     let reply = std::mem::take(&mut established.reply);

@@ -4,6 +4,7 @@ mod admin;
 mod audit;
 mod builder;
 mod caller;
+mod ephemeral;
 mod handshake;
 mod receive;
 mod register;
@@ -16,7 +17,6 @@ use std::sync::atomic::AtomicUsize;
 
 use margo_rs::Engine;
 use parking_lot::Mutex;
-use ring::rand::SystemRandom;
 
 pub use admin::{SessionAdmin, SessionInfo};
 pub use builder::{AuthServerBuilder, InstallError};
@@ -27,6 +27,7 @@ pub use register::{AuthProvider, Registrar, Responder};
 pub use rule::{Rule, UnknownGroup};
 
 use audit::Audit;
+use ephemeral::Ephemerals;
 use upkeep::Upkeep;
 
 use crate::mechanism::Acceptor;
@@ -65,7 +66,7 @@ pub struct AuthServer {
 struct Shared {
     policy: ServerPolicy,
     acceptors: Vec<Box<dyn Acceptor>>,
-    random: SystemRandom,
+    ephemerals: Ephemerals,
     gate: Mutex<Gate>,
     table: Table,
     /// Handshakes at work.

@@ -61,6 +61,7 @@ fn answer(hello: &[u8], guess: Guess) -> Vec<u8> {
     let verified = received.claim().verified(principal, guess.psk());
     let ephemeral = Ephemeral::generate(&SystemRandom::new()).expect("random bytes");
     let id = SessionId::new(*random().first_chunk().expect("16 of 32"));
-    let proving = received.accept(verified, id, &random(), ephemeral, Tick(0)).expect("a draft");
+    let agreed = received.agree(ephemeral).expect("an honest key");
+    let proving = received.accept(verified, id, &random(), agreed, Tick(0)).expect("a draft");
     proving.finish(&[]).expect("no proof needed").reply
 }
