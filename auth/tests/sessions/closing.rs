@@ -149,7 +149,7 @@ fn a_close_that_is_given_up_can_be_taken_up_again() {
 #[test]
 fn a_close_takes_no_longer_than_the_calls_may() {
     let auth = serve(builder());
-    let engine = margo_rs::Engine::builder(transport()).default_timeout(Duration::from_millis(100)).connect().unwrap();
+    let engine = margo_rs::Engine::builder(transport()).default_timeout(Duration::from_secs(5)).connect().unwrap();
     let server = by_key(ALICE).open(&engine, auth.engine().address()).wait().unwrap();
     let call = server.call(HANG, &()).timeout(Duration::from_millis(300)).start();
     eventually(|| runs(&auth, 1));
