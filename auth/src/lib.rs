@@ -35,6 +35,7 @@ pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod users;
+mod wipe;
 
 pub use clock::NoRandom;
 pub use connection::{Call, CallError, ConnectedProvider, Connection, ConnectionBuilder, OpenError, RpcName};

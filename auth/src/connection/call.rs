@@ -21,6 +21,7 @@ use crate::protocol::message::{Content, Draft};
 use crate::protocol::{BareError, SealedError};
 use crate::server::{CODE_ARGUMENTS, CODE_NO_ANSWER, target_of};
 use crate::session::{self, CallRefused, Reply};
+use crate::wipe::Wiped;
 
 /// Bytes that a request has room for at first: small ones grow no more.
 const ROOM: usize = 192;
@@ -293,6 +294,7 @@ impl SealedCall {
         read: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, CallError> {
         let live = &ticket.live;
+        let outcome = outcome.map(Wiped::new);
         let mut answer = outcome.map_err(|error| match error {
             // The time that the user gave, not what was left of it when the request was sent.
             margo_rs::CallError::DeadlineExceeded { .. } => {

@@ -149,6 +149,11 @@ impl Header {
     }
 }
 
+/// Whether a message says that its body is sealed, whatever else may be wrong with it.
+pub(crate) fn is_sealed(wire: &[u8]) -> bool {
+    wire.get(2).is_some_and(|flags| flags & 1 != 0)
+}
+
 /// A message from a peer whose form is right: version, type, flags, and the length to the byte. Nothing in it is proven.
 pub struct Incoming<'a> {
     header: Header,

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::protocol::message::{Content, Draft, Incoming, Kind, Target};
 use crate::protocol::{BareError, ParseError, SealedError, SessionId, Tick};
 use crate::session::{self, RequestRefused, RespondError};
+use crate::wipe::Wiped;
 
 /// Bytes that a reply has room for at first: small ones grow no more.
 const ROOM: usize = 192;
@@ -108,9 +109,10 @@ impl Shared {
         self: &Arc<Self>,
         wrapped: &Wrapped,
         request: Request,
-        mut input: Buffer,
+        input: Buffer,
         raw: RawResponder,
     ) -> Option<(Caller, In, SealedResponder)> {
+        let mut input = Wiped::new(input);
         let now = clock::now();
         let incoming = match Incoming::parse(&mut input) {
             Ok(incoming) => incoming,

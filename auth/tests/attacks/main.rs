@@ -9,6 +9,7 @@ mod downgrade;
 mod floods;
 mod handshakes;
 mod history;
+mod memory;
 mod messages;
 mod munge;
 mod munge_down;
