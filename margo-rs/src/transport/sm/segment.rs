@@ -10,6 +10,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::io;
 use std::ptr::{self, NonNull};
@@ -45,9 +46,13 @@ impl Segment {
     /// armed. All of its memory is taken now, so that no later write can fail.
     ///
     /// # Errors
-    /// No memory or descriptors, or a kernel older than Linux 5.1.
+    /// No memory or descriptors, a kernel older than Linux 5.1, or files of this process may not be so large.
     pub(super) fn create(ring: usize) -> io::Result<(Self, OwnedFd)> {
         let length = CONTROL + ring;
+        // To the kernel it is a file, and a file beyond the limit would end the process (SIGXFSZ).
+        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < length as u64) {
+            return Err(io::Error::other(format!("shared memory needs files of {length} bytes (`ulimit -f`)")));
+        }
         let file = rustix::fs::memfd_create("mochi-sm", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, length as u64)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length as u64)?;
