@@ -49,6 +49,12 @@ impl Endpoint {
         self.peer.credentials()
     }
 
+    /// Whether a connection stands whose bytes go through shared memory: always over `native+sm`, and over `native+tcp`
+    /// where [`Builder::same_node`](crate::Builder::same_node) says. For logs and measurements; nothing else depends on it.
+    pub fn is_through_memory(&self) -> bool {
+        self.peer.is_through_memory()
+    }
+
     /// Connects, unless a connection stands. Calls do so by themselves.
     ///
     /// # Errors

@@ -84,6 +84,11 @@ impl Peer {
         self.current()?.link()?.peer_credentials()
     }
 
+    /// Whether a connection stands whose bytes go through shared memory.
+    pub(crate) fn is_through_memory(&self) -> bool {
+        self.current().and_then(|link| Some(link.link()?.is_through_memory())).unwrap_or(false)
+    }
+
     fn current(&self) -> Option<Arc<LinkState>> {
         match &self.route {
             Route::Given(link) => Some(link.clone()),

@@ -488,6 +488,10 @@ impl Link for FaultyLink {
         self.inner.get()?.peer_credentials()
     }
 
+    fn is_through_memory(&self) -> bool {
+        self.inner.get().is_some_and(|link| link.is_through_memory())
+    }
+
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
         self.send(Message::Request(call, head, payload), flush);
     }

@@ -220,6 +220,11 @@ pub trait Link: Send + Sync + 'static {
         None
     }
 
+    /// Whether the bytes go through shared memory, rather than the network or this process alone.
+    fn is_through_memory(&self) -> bool {
+        false
+    }
+
     /// The way through shared memory that the server at one end has offered to the client at the other, and the number
     /// that the server's engine has stated; for the transport that makes use of it.
     #[doc(hidden)]

@@ -2,8 +2,11 @@
 //!
 //! A client connects by TCP as ever. If the server sees that the client is on its own node, its hello holds an
 //! [`Offer`]. The client then opens a link through shared memory, and once that is up, it closes the TCP connection.
-//! Where the offer is missing or leads nowhere, the TCP connection is used. Addresses, limits and errors are those of
-//! `native+tcp` either way.
+//! Where the offer is missing, is refused or leads nowhere within [`PATIENCE`], the TCP connection is used. Addresses,
+//! limits and errors are those of `native+tcp` either way.
+//!
+//! A server has at most [`GUESTS_MAX`] such links, since each takes memory that a TCP connection does not; who comes then is
+//! offered nothing.
 //!
 //! # Why the peer is the same
 //!
@@ -16,8 +19,9 @@
 //! * The server shows the *answer*, which whoever has taken the name of a server that died does not know. And the
 //!   kernel must say that the socket is the user's whom the offer names. A uid that may stand for any user is not
 //!   trusted.
-//! * The offer names the port that the client has, as the server sees it. If somebody relays the connection (a forwarded
-//!   port, a tap), it is another one, and the client stays on the way that was laid out for it.
+//! * The offer names the port that the client has, as the server sees it, and the client shows a mark of both ends of its
+//!   connection ([`route`]), which the server compares with its own. If somebody relays the connection (a proxy, a
+//!   forwarded port, a tap), they differ, and the client stays on the way that was laid out for it.
 //!
 //! A server that is not what it claims to be could pass on the offer of another; it could as well relay the bytes.
 //! That must not give it the client's name with the other server: so the links have no
@@ -29,9 +33,11 @@
 //! something last is polled each time, and the other every few times, or when something waits there.
 
 mod offer;
+mod route;
 mod way;
 
 pub use self::offer::Offer;
+pub(super) use self::route::Route;
 
 use self::offer::ask_in;
 use self::way::{Role, Side, Way};
@@ -46,16 +52,24 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 /// The transport that had nothing last is polled this rarely, in polls.
 const OTHER_EVERY: u32 = 8;
+/// Time in which a server must let in a client that brings its offer: the same thread of it has just answered over TCP. A
+/// client that waits in vain goes on over TCP, where it need not have waited.
+pub(super) const PATIENCE: Duration = Duration::from_millis(10);
+/// Links through shared memory that a server takes in, of 132 KiB of its own each: 33 MiB in all.
+const GUESTS_MAX: usize = 256;
 
 /// Makes offers to clients that come by TCP.
 pub(super) trait Offers: Send + Sync {
-    /// An offer for the client at `port` of this node, who came on `link`.
-    fn make(&self, port: u16, link: Arc<dyn Link>) -> Option<Offer>;
+    /// An offer for a client on this node, who came on `link`, which goes by `route`.
+    fn make(&self, route: &Route, link: Arc<dyn Link>) -> Option<Offer>;
+
+    /// Clients that are here by other ways: they count towards the limit on connections.
+    fn taken(&self) -> usize;
 
     /// The link has ended, and its user has been told.
     fn withdraw(&self, ask: u64);
@@ -102,10 +116,13 @@ impl SameNode {
         let tcp = TcpTransport::listen(address, limits.clone(), instance)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let guests = Arc::new(Guests::default());
-        match SmTransport::unlisted(limits.clone(), instance, Some(guests.clone())) {
+        let few = Limits { max_connections: limits.max_connections.min(GUESTS_MAX), ..limits.clone() };
+        match SmTransport::unlisted(few, instance, Some(guests.clone())) {
             Ok(sm) => {
                 tcp.set_offers(guests.clone());
-                Self::of(tcp, sm, Some(guests))
+                let node = Self::of(tcp, sm, Some(guests.clone()))?;
+                let _ = guests.sm.set(Arc::downgrade(&node.sm));
+                Ok(node)
             }
             Err(error) => {
                 tracing::debug!(%error, "no shared memory is offered to clients on this node");
@@ -217,6 +234,8 @@ impl fmt::Debug for SameNode {
 #[derive(Default)]
 struct Guests {
     acceptor: OnceLock<Arc<dyn Acceptor>>,
+    /// What they come in by.
+    sm: OnceLock<Weak<SmTransport>>,
     by_ask: Mutex<HashMap<u64, Guest>>,
 }
 
@@ -245,15 +264,22 @@ impl Guests {
 }
 
 impl Offers for Guests {
-    fn make(&self, port: u16, link: Arc<dyn Link>) -> Option<Offer> {
+    fn make(&self, route: &Route, link: Arc<dyn Link>) -> Option<Offer> {
+        if self.taken() >= GUESTS_MAX {
+            return None;
+        }
         let mut random = [0; 16];
         getrandom::fill(&mut random).ok()?;
         let uid = rustix::process::geteuid().as_raw();
-        let offer = Offer::new(uid, port, u128::from_le_bytes(random))?;
+        let offer = Offer::new(uid, route, u128::from_le_bytes(random))?;
         let way = Way::new(link.peer().clone());
         way.set_tcp(link);
         self.by_ask.lock().insert(offer.ask, Guest { offer, way, events: None });
         Some(offer)
+    }
+
+    fn taken(&self) -> usize {
+        self.sm.get().and_then(Weak::upgrade).map_or(0, |sm| sm.accepted())
     }
 
     fn withdraw(&self, ask: u64) {
@@ -272,8 +298,8 @@ impl Offers for Guests {
 impl Door for Guests {
     fn enter(&self, shown: &[u8; EXTRA_LEN], link: Arc<dyn Link>) -> Option<([u8; EXTRA_LEN], Arc<dyn LinkEvents>)> {
         let ask = ask_in(shown);
-        let way = self.by_ask.lock().get(&ask)?.way.clone();
-        if !way.agree(link) {
+        let Guest { offer, way, .. } = self.by_ask.lock().get(&ask)?.clone();
+        if !offer.is_asked_by(shown) || !way.agree(link) {
             return None;
         }
         let (guest, events) = self.events_of(ask)?;

@@ -152,6 +152,10 @@ impl Link for Way {
 
     // No credentials: what an identity rests on does not depend on which way was found.
 
+    fn is_through_memory(&self) -> bool {
+        self.course.load(Ordering::Acquire) == course::SM
+    }
+
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
         if let Some(link) = self.used() {
             link.request(call, head, payload, flush);

@@ -469,6 +469,10 @@ impl Link for Connection {
         self.credentials.get().copied()
     }
 
+    fn is_through_memory(&self) -> bool {
+        true
+    }
+
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
         let mut outbox = self.outbox.lock();
         if !head.one_way {

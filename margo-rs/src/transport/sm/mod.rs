@@ -24,7 +24,7 @@ use self::memory::fence;
 use self::patience::Patience;
 use self::ring::{Lookout, RECORD_MAX, Words};
 use super::poller::{HANGUP, Poller};
-use super::same_node::{Door, Offer};
+use super::same_node::{Door, Offer, PATIENCE};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
@@ -52,8 +52,6 @@ const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 const ACCEPTED_MAX: usize = 64;
 /// Pause after the process ran out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Time in which a server must let in a peer that brings its offer. The peer has another way to it.
-const OFFER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a server whose queue is full is asked again.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
 /// While links are busy, the sockets are asked this rarely, in polls that found something...
@@ -198,7 +196,7 @@ impl SmTransport {
         let at = location::unlisted(instance)
             .map_err(|error| ConnectError::Unreachable { address: peer.clone(), source: Arc::new(error.into()) })?;
         let to = Target { at, uid: offer.uid, offer: Some(offer) };
-        self.open(peer, to, OFFER_TIMEOUT.min(self.shared.limits.connect_timeout), events)
+        self.open(peer, to, PATIENCE.min(self.shared.limits.connect_timeout), events)
     }
 
     fn open(
@@ -229,6 +227,11 @@ impl SmTransport {
     /// What becomes ready when there is something for [`Transport::poll`], besides the links that are looked at.
     pub(super) fn poller(&self) -> &Poller {
         &self.shared.poller
+    }
+
+    /// Links that peers have opened, and that are being opened.
+    pub(super) fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::Relaxed)
     }
 
     /// Whether there are links, or peers that want one.

@@ -3,7 +3,7 @@
 mod receiving;
 mod sending;
 
-use super::super::same_node::Offer;
+use super::super::same_node::{Offer, Route};
 use super::socket::Socket;
 use super::{Shared, is_here};
 use crate::address::Address;
@@ -237,12 +237,12 @@ impl Connection {
         let (true, Some(offers), Some(this)) = (self.accepted, shared.offers.get(), self.this.upgrade()) else {
             return none;
         };
-        let peer = self.socket.with(|stream| {
-            let peer = stream.peer_addr()?;
-            Ok(is_here(stream, &peer).then_some(peer))
+        let route = self.socket.with(|stream| {
+            let (client, server) = (stream.peer_addr()?, stream.local_addr()?);
+            Ok(is_here(stream, &client).then(|| Route::new(client, server)))
         });
-        let Ok(Some(peer)) = peer else { return none };
-        let Some(offer) = offers.make(peer.port(), this) else { return none };
+        let Ok(Some(route)) = route else { return none };
+        let Some(offer) = offers.make(&route, this) else { return none };
         let _ = self.offer.set(offer);
         if self.is_closed() {
             // Its end may have come before there was something to withdraw.
@@ -254,9 +254,9 @@ impl Connection {
     /// Keeps what the server offers, if there is nobody between it and us.
     fn note_offer(&self, hello: &Hello) {
         let offer = self.socket.with(|stream| {
-            let here = is_here(stream, &stream.peer_addr()?);
-            let port = stream.local_addr()?.port();
-            Ok(Offer::decode(&hello.extra).filter(|offer| here && offer.port == port))
+            let (client, server) = (stream.local_addr()?, stream.peer_addr()?);
+            let offer = Offer::decode(&hello.extra, &Route::new(client, server));
+            Ok(offer.filter(|_| is_here(stream, &server)))
         });
         if let Ok(Some(offer)) = offer {
             let _ = self.instance.set(hello.instance);

@@ -362,7 +362,8 @@ impl Shared {
     }
 
     fn take_in(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        if self.accepted.load(Ordering::Relaxed) >= self.limits.max_connections {
+        let elsewhere = self.offers.get().map_or(0, |offers| offers.taken());
+        if self.accepted.load(Ordering::Relaxed) + elsewhere >= self.limits.max_connections {
             return Err(io::Error::other("too many connections"));
         }
         stream.set_nonblocking(true)?;
