@@ -53,13 +53,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The transport that had nothing last is polled this rarely, in polls.
 const OTHER_EVERY: u32 = 8;
-/// Time in which a server must let in a client that brings its offer: the same thread of it has just answered over TCP. A
-/// client that waits in vain goes on over TCP, where it need not have waited.
-pub(super) const PATIENCE: Duration = Duration::from_millis(10);
 /// Links through shared memory that a server takes in, of 132 KiB of its own each: 33 MiB in all.
 const GUESTS_MAX: usize = 256;
 

@@ -10,11 +10,19 @@ use crate::wire::{Refusal, RequestHead};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 /// Why TCP is not used any more.
 const THROUGH_MEMORY: &str = "the peer is reached through shared memory";
 /// Why shared memory is not used.
 const THROUGH_TCP: &str = "the peer is reached through TCP";
+
+/// A server that lets nobody in through shared memory costs its clients so many times what TCP has taken to come up, since
+/// the same thread of it has just answered there...
+const PATIENCE: u32 = 4;
+/// ...but no less, and no more, than this.
+const PATIENCE_MIN: Duration = Duration::from_millis(5);
+const PATIENCE_MAX: Duration = Duration::from_millis(100);
 
 /// Which way a link goes. Once settled it stays.
 mod course {
@@ -31,6 +39,7 @@ mod course {
 pub(super) struct Way {
     this: Weak<Way>,
     peer: Address,
+    begun: Instant,
     course: AtomicU8,
     tcp: OnceLock<Arc<dyn Link>>,
     sm: OnceLock<Arc<dyn Link>>,
@@ -56,6 +65,7 @@ impl Way {
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             peer,
+            begun: Instant::now(),
             course: AtomicU8::new(course::OPEN),
             tcp: OnceLock::new(),
             sm: OnceLock::new(),
@@ -241,7 +251,8 @@ impl Side {
         state.limits = Some(limits);
         drop(state);
         let events = Side::sm(self.way.clone(), self.events.clone(), Role::Client(Weak::new()));
-        match sm.follow(&self.way.peer, instance, offer, events) {
+        let patience = (self.way.begun.elapsed() * PATIENCE).clamp(PATIENCE_MIN, PATIENCE_MAX);
+        match sm.follow(&self.way.peer, instance, offer, patience, events) {
             Ok(link) => {
                 let _ = self.way.sm.set(link.clone());
                 if self.way.state.lock().lost {

@@ -429,6 +429,8 @@ impl Connection {
         };
         let shared = self.shared.upgrade();
         let worth_a_warning = match &error {
+            // Whoever brings an offer has another way, and may have taken it meanwhile.
+            LinkError::Connect(_) if shared.as_ref().is_some_and(|shared| shared.door.get().is_some()) => false,
             LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
             LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
         };

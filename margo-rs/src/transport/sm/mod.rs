@@ -24,7 +24,7 @@ use self::memory::fence;
 use self::patience::Patience;
 use self::ring::{Lookout, RECORD_MAX, Words};
 use super::poller::{HANGUP, Poller};
-use super::same_node::{Door, Offer, PATIENCE};
+use super::same_node::{Door, Offer};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
@@ -182,7 +182,7 @@ impl SmTransport {
         Ok(transport)
     }
 
-    /// Begins to open a link to the server that has made `offer` and has stated `instance`.
+    /// Begins to open a link to the server that has made `offer` and has stated `instance`, for as long as `patience`.
     ///
     /// # Errors
     /// There is no such server in this network namespace, or it is another user's than it said.
@@ -191,12 +191,13 @@ impl SmTransport {
         peer: &Address,
         instance: u64,
         offer: Offer,
+        patience: Duration,
         events: Arc<dyn LinkEvents>,
     ) -> Result<Arc<dyn Link>, ConnectError> {
         let at = location::unlisted(instance)
             .map_err(|error| ConnectError::Unreachable { address: peer.clone(), source: Arc::new(error.into()) })?;
         let to = Target { at, uid: offer.uid, offer: Some(offer) };
-        self.open(peer, to, PATIENCE.min(self.shared.limits.connect_timeout), events)
+        self.open(peer, to, patience.min(self.shared.limits.connect_timeout), events)
     }
 
     fn open(
