@@ -42,12 +42,26 @@ fn nothing_is_sent_to_a_server_of_another_user() {
     assert_eq!(auth.counts().sessions, 0);
 }
 
+/// Also where shared memory carries it, whose ends the kernel knows: a server could have handed out another's way in.
 #[test]
-fn a_network_has_no_peer_credentials() {
-    let auth = serve(AuthServer::builder().peer_credentials().rule(Rule::anyone()));
-    let engine = client();
-    let error = Connection::builder().peer_credentials().open(&engine, auth.engine().address()).wait().unwrap_err();
-    assert!(matches!(error, OpenError::Mechanism(_)), "{error}");
+fn a_network_has_no_peer_credentials_whatever_carries_it() {
+    for same_node in [false, true] {
+        let listen = Engine::builder("native+tcp://127.0.0.1").same_node(same_node).rpc_threads(2);
+        let listen = listen.default_timeout(LONG).listen().wait().expect("listening works");
+        let auth = serve_on(&listen, AuthServer::builder().peer_credentials().rule(Rule::anyone()));
+        let (engine, server) = loop {
+            let engine = Engine::builder("native+tcp").same_node(same_node).default_timeout(LONG).connect().unwrap();
+            let server = engine.lookup(auth.engine().address()).wait().unwrap();
+            // A server that is busy may let a client wait too long, which then goes on over TCP.
+            if server.is_through_memory() == same_node {
+                break (engine, server);
+            }
+        };
+        let error = Connection::builder().peer_credentials().open(&engine, auth.engine().address()).wait().unwrap_err();
+        assert!(matches!(error, OpenError::Mechanism(_)), "{error}");
+        assert_eq!(server.is_through_memory(), same_node);
+        assert_eq!(auth.counts().sessions, 0);
+    }
 }
 
 /// The kernel's word is about a connection: a session that began with it is good for nothing on another one, also for

@@ -32,7 +32,7 @@
 //! other, both with responses larger than a message, can disturb each other: Mercury numbers the receipts of the one
 //! like the requests of the other. Engines of this crate avoid that among themselves.
 //!
-//! Between processes of one node, `native+tcp` is carried by shared memory where both ask for it (see
+//! Between processes of one node, `native+tcp` is carried by shared memory unless one of them has that off (see
 //! [`Builder::same_node`](crate::Builder::same_node)). The guarantees are those of `native+sm` then, except that the
 //! user of the peer is not known.
 //!

@@ -169,11 +169,13 @@ impl Drop for Process {
 }
 
 #[test]
-fn on_one_node_calls_leave_tcp() {
-    watchdog("on_one_node_calls_leave_tcp");
-    let server = serve(true);
+fn on_one_node_calls_leave_tcp_unless_somebody_says_otherwise() {
+    watchdog("on_one_node_calls_leave_tcp_unless_somebody_says_otherwise");
+    let server = Engine::listen("native+tcp://127.0.0.1").wait().unwrap();
+    server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
     loop {
-        let (_client, to) = reach(server.address().as_str(), true);
+        let client = Engine::connect("native+tcp").unwrap();
+        let to = client.lookup(server.address()).wait().unwrap();
         assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
         if to.is_through_memory() {
             eventually(|| connections(port_of(server.address().as_str())) == 0);

@@ -1,8 +1,8 @@
-//! `native+tcp` with shared memory underneath where both ends are on one node and ask for it.
+//! `native+tcp` with shared memory underneath where both ends are on one node and neither has it off.
 //!
 //! A client connects by TCP as ever. If the server sees that the client is on its own node, its hello holds an
 //! [`Offer`]. The client then opens a link through shared memory, and once that is up, it closes the TCP connection.
-//! Where the offer is missing, is refused or leads nowhere within [`PATIENCE`], the TCP connection is used. Addresses,
+//! Where the offer is missing, is refused or leads nowhere within a few milliseconds, the TCP connection is used. Addresses,
 //! limits and errors are those of `native+tcp` either way.
 //!
 //! A server has at most [`GUESTS_MAX`] such links, since each takes memory that a TCP connection does not; who comes then is
