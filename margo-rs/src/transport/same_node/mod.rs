@@ -30,7 +30,8 @@
 //! # Driving two transports
 //!
 //! The epoll of the one watches the epoll of the other, so there is one place to sleep. Of the two, the one that had
-//! something last is polled each time, and the other every few times, or when something waits there.
+//! something last is polled each time, and the other every few times, or when something waits there; both each time while
+//! both have something.
 
 mod offer;
 mod route;
@@ -87,6 +88,8 @@ pub(crate) struct SameNode {
     polling: Mutex<()>,
     /// Shared memory had something last.
     favours_sm: AtomicBool,
+    /// Both had something: they take turns, so that neither's clients starve.
+    both_busy: AtomicBool,
     /// Polls since the other transport was polled.
     since_other: AtomicU32,
     /// The thread that was parked wants both polled: it slept for both.
@@ -132,9 +135,16 @@ impl SameNode {
     fn of(tcp: TcpTransport, sm: SmTransport, guests: Option<Arc<Guests>>) -> Result<Self, ListenError> {
         tcp.watch_guest(sm.poller()).map_err(|source| ListenError::Io { address: tcp.address(), source })?;
         let sm = Arc::new(sm);
-        let (favours_sm, since_other) = (AtomicBool::new(false), AtomicU32::new(0));
-        let woken = AtomicBool::new(false);
-        Ok(Self { tcp, sm, guests, polling: Mutex::new(()), favours_sm, since_other, woken })
+        Ok(Self {
+            tcp,
+            sm,
+            guests,
+            polling: Mutex::new(()),
+            favours_sm: AtomicBool::new(false),
+            both_busy: AtomicBool::new(false),
+            since_other: AtomicU32::new(0),
+            woken: AtomicBool::new(false),
+        })
     }
 
     /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
@@ -174,7 +184,7 @@ impl Transport for SameNode {
         let favours_sm = self.favours_sm.load(Ordering::Relaxed);
         let since_other = self.since_other.load(Ordering::Relaxed) + 1;
         let woken = self.woken.load(Ordering::Relaxed) && self.woken.swap(false, Ordering::AcqRel);
-        let is_turn = woken || since_other >= OTHER_EVERY;
+        let is_turn = woken || since_other >= OTHER_EVERY || self.both_busy.load(Ordering::Relaxed);
         self.since_other.store(if is_turn { 0 } else { since_other }, Ordering::Relaxed);
         // First TCP: what it finds may be meant for the other.
         let tcp = (!favours_sm || is_turn || self.tcp.has_work()) && self.poll_tcp();
@@ -183,6 +193,7 @@ impl Transport for SameNode {
         if tcp != sm {
             self.favours_sm.store(sm, Ordering::Relaxed);
         }
+        self.both_busy.store(tcp && sm, Ordering::Relaxed);
         if tcp || sm { Polled::Progress } else { Polled::Idle }
     }
 
