@@ -2,7 +2,6 @@
 //!
 //! The test binary starts itself again, with what to be in an environment variable.
 
-use margo_rs::bulk::{BulkDescriptor, BulkError, Permission};
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
 use std::io::{BufRead, BufReader, Write};
@@ -13,8 +12,6 @@ use std::time::{Duration, Instant};
 const ROLE: &str = "MARGO_RS_TEST_ROLE";
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const HANG: Rpc<(), ()> = Rpc::new("hang");
-/// The region that the process exposes.
-const REGION: Rpc<(), BulkDescriptor> = Rpc::new("region");
 const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 const LONG: Duration = Duration::from_secs(100);
 
@@ -62,8 +59,6 @@ on_each_transport! {
     calls_to_a_stopped_server_end_at_their_deadlines,
     idle_processes_never_wake_up,
     servers_killed_in_mid_call_leave_nothing_behind,
-    an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed,
-    initiators_that_are_killed_leave_nothing_behind_in_the_owner,
 }
 
 fn serve(address: &str) -> Engine {
@@ -97,25 +92,6 @@ fn role() {
             let calls: Vec<_> = (0..count.parse().unwrap()).map(|_| to.call(HANG, &()).timeout(LONG).start()).collect();
             say("started");
             calls.into_iter().for_each(|call| drop(call.wait()));
-        }
-        ["own", listen, size] => {
-            let server = serve(listen);
-            let region = server.expose(vec![7; size.parse().unwrap()], Permission::ReadWrite).unwrap();
-            let descriptor = region.descriptor().clone();
-            server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
-            say(server.address().as_str());
-            server.wait().wait();
-        }
-        ["move", address, size] => {
-            let client = Engine::connect(address).unwrap();
-            let to = client.lookup(address).wait().unwrap();
-            let here = client.stage(vec![7; size.parse().unwrap()]).unwrap();
-            let remote = to.call(REGION, &()).wait().unwrap();
-            say("moving");
-            loop {
-                to.push(&here, &remote).wait().unwrap();
-                to.pull(&remote, &here).wait().unwrap();
-            }
         }
         ["idle", address] => {
             let client = Engine::connect(address).unwrap();
@@ -277,82 +253,6 @@ fn idle_processes_never_wake_up(address: &str) {
 /// Descriptors that this process has open.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
-/// Resident memory in bytes.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
-}
-
-fn an_owner_that_is_killed_ends_its_transfers_and_everything_is_freed(address: &str) {
-    let size = 60_000_000;
-    let client = Engine::connect(address).unwrap();
-    let mut cut = 0;
-    for round in 0..12u64 {
-        let mut owner = Process::start(&format!("own {address} {size}"));
-        let to = client.lookup(&owner.says).wait().unwrap();
-        let remote = to.call(REGION, &()).wait().unwrap();
-        let here = client.stage(vec![1; size]).unwrap();
-        let killer = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(round * 3));
-            owner.child.kill().unwrap();
-            owner
-        });
-        loop {
-            let result = if round % 2 == 0 {
-                to.pull(&remote, &here).timeout(LONG).wait()
-            } else {
-                to.push(&here, &remote).timeout(LONG).wait()
-            };
-            match result {
-                Ok(()) => {}
-                Err(BulkError::ConnectionLost { .. }) => {
-                    cut += 1;
-                    break;
-                }
-                // Between two transfers.
-                Err(error) => {
-                    assert!(matches!(error, BulkError::Unreachable(_)), "{error}");
-                    break;
-                }
-            }
-        }
-        // The memory is back at once, whole.
-        assert_eq!(here.into_inner().wait().len(), size);
-        drop(killer.join().unwrap());
-        drop(to);
-    }
-    assert!(cut > 0, "no transfer was under way");
-    assert_eq!((client.load().calls, client.load().regions), (0, 0));
-    eventually(|| client.load().links == 0);
-}
-
-fn initiators_that_are_killed_leave_nothing_behind_in_the_owner(address: &str) {
-    let size = 30_000_000;
-    let server = serve(address);
-    let region = server.expose(vec![7; size], Permission::ReadWrite).unwrap();
-    let descriptor = region.descriptor().clone();
-    server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
-    let mut before = None;
-    for round in 0..12u64 {
-        let mut initiator = Process::start(&format!("move {} {size}", server.address()));
-        thread::sleep(Duration::from_millis(round * 3));
-        initiator.child.kill().unwrap();
-        drop(initiator);
-        eventually(|| server.load().links == 0);
-        // The first rounds allocate what is kept.
-        match before {
-            None if round == 3 => before = Some((descriptors(), resident())),
-            _ => {}
-        }
-    }
-    let (fds, bytes) = before.unwrap();
-    // Other tests of this process come and go.
-    eventually(|| descriptors() <= fds + 30);
-    assert!(resident() < bytes + size as u64 * 5, "{} bytes before, {} after", bytes, resident());
-    assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
 }
 
 /// Kills at moments that differ from round to round, with large and small calls under way both ways.

@@ -1,0 +1,400 @@
+//! SIGKILL at random moments of calls and bulk transfers: whoever survives gets errors, goes on, and has lost nothing, neither
+//! memory nor descriptors nor names.
+//!
+//! Each test runs for `MOCHI_KILL_SECONDS` (2 by default, a minute in `cargo xtask test`), in a process of its own, so that
+//! what it counts is its own.
+
+use margo_rs::bulk::{BulkDescriptor, BulkError, Permission};
+use margo_rs::codec::Blob;
+use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const ROLE: &str = "MARGO_RS_KILL_TEST_ROLE";
+/// Seconds that each test runs.
+const SECONDS: &str = "MOCHI_KILL_SECONDS";
+/// Where sockets of `native+sm` are.
+const SM_DIR: &str = "MOCHI_SM_DIR";
+/// The region that the process exposes.
+const REGION: Rpc<(), BulkDescriptor> = Rpc::new("region");
+const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
+const LONG: Duration = Duration::from_secs(100);
+/// Bytes of a region.
+const SIZE: usize = 8 << 20;
+/// Killed before what survives is looked at for the first time: it allocates what it keeps.
+const WARM: u64 = 8;
+/// What the survivor's memory may come and go by, in bytes: three regions.
+const MEMORY_SLACK: u64 = 3 * SIZE as u64;
+/// What its mappings may: threads that come and go have each a few.
+const MAPPINGS_SLACK: usize = 40;
+
+const TCP: &str = "tcp";
+const NODE: &str = "node";
+const SM: &str = "sm";
+
+#[test]
+fn owners_over_tcp() {
+    survive("owners", TCP);
+}
+
+#[test]
+fn owners_over_tcp_on_one_node() {
+    survive("owners", NODE);
+}
+
+#[test]
+fn owners_over_shared_memory() {
+    survive("owners", SM);
+}
+
+#[test]
+fn initiators_over_tcp() {
+    survive("initiators", TCP);
+}
+
+#[test]
+fn initiators_over_tcp_on_one_node() {
+    survive("initiators", NODE);
+}
+
+#[test]
+fn initiators_over_shared_memory() {
+    survive("initiators", SM);
+}
+
+/// Runs the survivor, which does the killing and says what it saw.
+fn survive(killed: &str, transport: &str) {
+    let seconds: u64 = std::env::var(SECONDS).map_or(2, |text| text.parse().expect("a number of seconds"));
+    let directory = std::env::temp_dir().join(format!("kills-{}-{killed}-{transport}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(SM_DIR, &directory);
+    let mut survivor = Process::run(command, &format!("survive {killed} {transport} {seconds}"));
+    let status = survivor.child.wait().unwrap();
+    let _ = std::fs::remove_dir_all(&directory);
+    println!("{killed} over {transport}: {}", survivor.says.as_deref().unwrap_or("nothing said"));
+    assert!(status.success(), "the survivor failed; it says above why");
+}
+
+/// Ends the process when it hangs.
+fn watchdog(name: String, after: Duration) {
+    thread::spawn(move || {
+        thread::sleep(after);
+        eprintln!("{name} hangs");
+        std::process::abort();
+    });
+}
+
+fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Not a test of its own: what a process that a test starts does.
+#[test]
+fn role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let words: Vec<&str> = role.split(' ').collect();
+    match words[..] {
+        ["survive", killed, transport, seconds] => {
+            let seconds = Duration::from_secs(seconds.parse().unwrap());
+            watchdog(role.clone(), seconds + LONG);
+            say(&if killed == "owners" {
+                outlive_owners(transport, seconds)
+            } else {
+                outlive_initiators(transport, seconds)
+            });
+        }
+        ["own", transport] => {
+            watchdog(role.clone(), LONG);
+            let server = listen(transport);
+            let region = server.expose(vec![7; SIZE], Permission::ReadWrite).unwrap();
+            let descriptor = region.descriptor().clone();
+            server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
+            say(&format!("{} {}", server.address(), names().collect::<Vec<_>>().join(" ")));
+            server.wait().wait();
+        }
+        ["move", transport, address] => {
+            watchdog(role.clone(), LONG);
+            let client = connect(transport);
+            let to = client.lookup(address).wait().unwrap();
+            say("moving");
+            // Whatever becomes of the server, it ends by being killed.
+            let remote = to.call(REGION, &()).wait().unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| call_on(&to));
+                scope.spawn(|| move_on(&client, &to, &remote, true));
+                move_on(&client, &to, &remote, false);
+            });
+        }
+        _ => panic!("no such role"),
+    }
+    std::process::exit(0);
+}
+
+fn say(text: &str) {
+    println!("\nsays {text}");
+    std::io::stdout().flush().unwrap();
+}
+
+fn protocol(transport: &str) -> &'static str {
+    if transport == SM { "native+sm" } else { "native+tcp" }
+}
+
+fn listen(transport: &str) -> Engine {
+    let address = if transport == SM { "native+sm" } else { "native+tcp://127.0.0.1" };
+    let server = Engine::builder(address).same_node(transport == NODE).rpc_threads(2).listen().wait().unwrap();
+    server.register(ECHO, |_, blob| async move { Ok(blob) }).unwrap();
+    server
+}
+
+fn connect(transport: &str) -> Engine {
+    Engine::builder(protocol(transport)).same_node(transport == NODE).connect().unwrap()
+}
+
+/// Calls of several sizes until one fails.
+fn call_on(to: &Endpoint) -> CallError {
+    for size in [0, 100, 40_000, 1 << 20].into_iter().cycle() {
+        let blob = Blob(vec![7; size]);
+        match to.call(ECHO, &blob).timeout(LONG).wait() {
+            Ok(came) => assert!(came == blob),
+            Err(error) => return error,
+        }
+    }
+    unreachable!("a cycle has no end")
+}
+
+/// Transfers in one direction until one fails.
+fn move_on(client: &Engine, to: &Endpoint, remote: &BulkDescriptor, pulls: bool) -> BulkError {
+    let here = client.stage(vec![7; SIZE]).unwrap();
+    let error = loop {
+        let moved = if pulls { to.pull(remote, &here) } else { to.push(&here, remote) };
+        if let Err(error) = moved.timeout(LONG).wait() {
+            break error;
+        }
+    };
+    // The memory is back at once, whole.
+    assert_eq!(here.into_inner().wait().len(), SIZE);
+    error
+}
+
+/// A process in a role, killed when it is dropped.
+struct Process {
+    child: Child,
+    says: Option<String>,
+}
+
+impl Process {
+    fn start(role: &str) -> Self {
+        Self::run(Command::new(std::env::current_exe().unwrap()), role)
+    }
+
+    /// Waits until it says something, or ends.
+    fn run(command: Command, role: &str) -> Self {
+        let mut process = Self::spawn(command, role);
+        let mut lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
+        process.says = lines.find_map(|line| Some(line.ok()?.strip_prefix("says ")?.to_owned()));
+        // The pipe stays open as long as the process.
+        thread::spawn(move || lines.for_each(drop));
+        process
+    }
+
+    fn spawn(mut command: Command, role: &str) -> Self {
+        let child = command
+            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child, says: None }
+    }
+
+    fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Random moments (xorshift); another sequence in each run.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        Self(u64::from(std::process::id()) << 32 | 0x9E37_79B9)
+    }
+
+    fn below(&mut self, end: Duration) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        end.mul_f64((self.0 >> 11) as f64 / (1u64 << 53) as f64)
+    }
+}
+
+/// What this process holds.
+#[derive(Debug)]
+struct Holdings {
+    descriptors: usize,
+    mappings: usize,
+    /// Resident memory in bytes.
+    memory: u64,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        Self {
+            descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
+            mappings: maps().lines().count(),
+            memory: line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024,
+        }
+    }
+
+    /// Ends when nothing is left that was not there before; the watchdog ends a wait in vain.
+    fn assert_flat_since(before: &Self) -> Self {
+        let begun = Instant::now();
+        loop {
+            let now = Self::now();
+            let shared = maps().lines().filter(|line| line.contains("memfd:mochi")).count();
+            if now.descriptors <= before.descriptors
+                && now.mappings <= before.mappings + MAPPINGS_SLACK
+                && now.memory <= before.memory + MEMORY_SLACK
+                && shared == 0
+            {
+                return now;
+            }
+            assert!(begun.elapsed() < LONG / 2, "{before:?} before, {now:?} now, {shared} shared segments");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+fn maps() -> String {
+    std::fs::read_to_string("/proc/self/maps").unwrap()
+}
+
+/// The names of this process's sockets in the abstract name space.
+fn names() -> impl Iterator<Item = String> {
+    let own: HashSet<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))
+        .collect();
+    let all = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let owned = all.lines().filter_map(move |line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [.., inode, name] = fields[..] else { return None };
+        (name.starts_with('@') && own.contains(&format!("socket:[{inode}]"))).then(|| name.to_owned())
+    });
+    owned.collect::<Vec<_>>().into_iter()
+}
+
+/// Neither sockets nor files nor names are left of the processes that were killed.
+fn assert_no_leftovers(names: &HashSet<String>) {
+    // A socket of `native+sm` is a file; the next server to start removes those of the dead.
+    drop(Engine::listen("native+sm").wait().unwrap());
+    let user = format!("mochi-sm-{}", rustix::process::geteuid().as_raw());
+    let sockets = Path::new(&std::env::var(SM_DIR).unwrap()).join(user);
+    eventually(|| std::fs::read_dir(&sockets).unwrap().count() == 0);
+    let shared: Vec<PathBuf> =
+        std::fs::read_dir("/dev/shm").into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    assert!(shared.iter().all(|path| !path.to_string_lossy().contains("mochi")), "{shared:?}");
+    let left = std::fs::read_to_string("/proc/net/unix").unwrap();
+    assert!(left.lines().all(|line| line.split_whitespace().last().is_none_or(|name| !names.contains(name))));
+}
+
+/// Calls and moves data of one process after the other, all of which are killed.
+fn outlive_owners(transport: &str, time: Duration) -> String {
+    let client = connect(transport);
+    let (begun, mut moments) = (Instant::now(), Moments::new());
+    let (mut rounds, mut cut, mut early, mut settled) = (0, 0, 0, None);
+    let mut known = HashSet::new();
+    while begun.elapsed() < time || rounds <= 2 * WARM {
+        let mut owner = Process::start(&format!("own {transport}"));
+        let says = owner.says.take().expect("it says something");
+        let (address, names) = says.split_once(' ').unwrap();
+        assert_eq!(names.contains("@mochi-rs-"), transport == NODE);
+        known.extend(names.split(' ').filter(|name| !name.is_empty()).map(str::to_owned));
+        let after = moments.below(Duration::from_millis(40));
+        let killer = thread::spawn(move || {
+            thread::sleep(after);
+            owner.kill();
+        });
+        let ended = client.lookup(address).wait().ok().and_then(|to| {
+            let remote = to.call(REGION, &()).timeout(LONG).wait().ok()?;
+            Some(thread::scope(|scope| {
+                let calls = scope.spawn(|| call_on(&to));
+                let pulls = scope.spawn(|| move_on(&client, &to, &remote, true));
+                let pushed = move_on(&client, &to, &remote, false);
+                (calls.join().unwrap(), [pulls.join().unwrap(), pushed])
+            }))
+        });
+        match ended {
+            None => early += 1,
+            Some((called, moved)) => {
+                assert_eq!(called.blame(), Blame::Network, "{called:?}");
+                for error in moved {
+                    assert_eq!(error.blame(), Blame::Network, "{error:?}");
+                    cut += u32::from(matches!(error, BulkError::ConnectionLost { .. }));
+                }
+            }
+        }
+        killer.join().unwrap();
+        eventually(|| (client.load().calls, client.load().links, client.load().regions) == (0, 0, 0));
+        rounds += 1;
+        if rounds == WARM {
+            settled = Some(Holdings::now());
+        }
+    }
+    assert!(cut > 0, "no transfer was under way");
+    let before = settled.expect("enough rounds");
+    let after = Holdings::assert_flat_since(&before);
+    assert_no_leftovers(&known);
+    format!("{rounds} killed, {early} of them before they answered, {cut} transfers cut; {before:?} then {after:?}")
+}
+
+/// Serves processes that call and move data, one after the other, all of which are killed.
+fn outlive_initiators(transport: &str, time: Duration) -> String {
+    let server = listen(transport);
+    let region = server.expose(vec![7; SIZE], Permission::ReadWrite).unwrap();
+    let descriptor = region.descriptor().clone();
+    server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
+    let role = format!("move {transport} {}", server.address());
+    let (begun, mut moments) = (Instant::now(), Moments::new());
+    let (mut rounds, mut linked, mut settled) = (0, 0, None);
+    while begun.elapsed() < time || rounds <= 2 * WARM {
+        // Every third is not waited for, and so killed while it starts, connects, or shakes hands.
+        let mut initiator = if rounds % 3 == 0 {
+            Process::spawn(Command::new(std::env::current_exe().unwrap()), &role)
+        } else {
+            Process::start(&role)
+        };
+        thread::sleep(moments.below(Duration::from_millis(40)));
+        linked += u32::from(server.load().links > 0);
+        initiator.kill();
+        eventually(|| server.load().links == 0 && server.load().requests == 0);
+        rounds += 1;
+        if rounds == WARM {
+            settled = Some(Holdings::now());
+        }
+    }
+    assert!(linked > 0, "none was connected");
+    let before = settled.expect("enough rounds");
+    let after = Holdings::assert_flat_since(&before);
+    assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
+    drop(server);
+    assert_no_leftovers(&HashSet::new());
+    format!("{rounds} killed, {linked} of them connected; {before:?} then {after:?}")
+}
