@@ -8,6 +8,7 @@
 //! (the *active* ones). A side that goes to sleep says so in its bell, and is woken through the socket. Links that are
 //! not in use are not looked at: their bell stays armed.
 
+mod active;
 mod connection;
 mod location;
 mod memory;
@@ -17,25 +18,24 @@ mod ring;
 mod ring_tests;
 mod segment;
 mod socket;
+mod timers;
 
-use self::connection::{Connection, Lane, ReadOutcome, Target};
+use self::active::Polling;
+use self::connection::{Connection, Target};
 use self::location::Listener;
-use self::memory::fence;
-use self::patience::Patience;
-use self::ring::{Lookout, RECORD_MAX, Words};
+use self::timers::{Timers, Watch};
 use super::poller::{HANGUP, Poller};
 use super::same_node::{Door, Offer};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
-use crate::limits::{Limits, deadline_after};
+use crate::limits::Limits;
 use crate::warnings::Warnings;
 use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -58,25 +58,6 @@ const CONNECT_RETRY: Duration = Duration::from_millis(2);
 const EPOLL_EVERY: u32 = 256;
 /// ...of which one that found nothing counts as so many.
 const IDLE_WEIGHT: u32 = 16;
-/// Active links looked at between two looks for those that are no longer in use.
-const RETIRE_EVERY: u32 = 4096;
-/// So few active links are not worth looking for those that are no longer in use.
-const ACTIVE_KEPT: usize = 4;
-
-/// What a timer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Watch {
-    /// The handshake must be over.
-    Handshake,
-    /// The server's queue may have room.
-    Connecting,
-    /// A message that has begun must have gone on.
-    Message,
-    /// The peer must have read something.
-    Reading,
-    /// Descriptors may be there again.
-    Accepting,
-}
 
 /// The transport.
 pub struct SmTransport {
@@ -114,38 +95,10 @@ struct Shared {
     dirty: Mutex<Vec<Arc<Connection>>>,
     /// Ended connections whose receive memory the polling thread should drop.
     ended: Mutex<Vec<Arc<Connection>>>,
-    timers: Mutex<BinaryHeap<Reverse<(Instant, u64, Watch)>>>,
+    timers: Timers,
     /// A thread is parked, or about to be: the bells must stay armed.
     parked: AtomicBool,
     polling: Mutex<Polling>,
-}
-
-/// What the polling thread uses.
-struct Polling {
-    scratch: Box<[u8]>,
-    active: Vec<Active>,
-    /// The bells of the active links are armed.
-    armed: bool,
-    patience: Patience,
-    /// Links looked at since the last search for some that are no longer in use.
-    looked: u32,
-    /// Polls since epoll was asked.
-    since_epoll: u32,
-    /// Ask epoll this often, in polls.
-    epoll_every: u32,
-    ready: Vec<u64>,
-    dirty: Vec<Arc<Connection>>,
-}
-
-/// A link that is looked at in every poll.
-struct Active {
-    connection: Arc<Connection>,
-    lane: Arc<Lane>,
-    lookout: Lookout,
-    /// There was more than could be handled at a time.
-    more: bool,
-    /// Something came since the last search for links that are no longer in use.
-    used: bool,
 }
 
 impl SmTransport {
@@ -301,19 +254,9 @@ impl SmTransport {
             ready: Mutex::new(Vec::new()),
             dirty: Mutex::new(Vec::new()),
             ended: Mutex::new(Vec::new()),
-            timers: Mutex::new(BinaryHeap::new()),
+            timers: Timers::default(),
             parked: AtomicBool::new(false),
-            polling: Mutex::new(Polling {
-                scratch: vec![0; RECORD_MAX].into_boxed_slice(),
-                active: Vec::new(),
-                armed: false,
-                patience: Patience::default(),
-                looked: 0,
-                since_epoll: 0,
-                epoll_every: 1,
-                ready: Vec::new(),
-                dirty: Vec::new(),
-            }),
+            polling: Mutex::new(Polling::new()),
         });
         Ok(Self { shared })
     }
@@ -365,7 +308,7 @@ impl Shared {
     }
 
     fn add_timer(&self, after: Duration, token: u64, watch: Watch) {
-        self.timers.lock().push(Reverse((deadline_after(Instant::now(), after), token, watch)));
+        self.timers.add(after, token, watch);
         self.poller.wake();
     }
 
@@ -474,9 +417,7 @@ impl Shared {
 
     fn run_timers(self: &Arc<Self>) {
         let now = Instant::now();
-        loop {
-            let due = self.timers.lock().peek().filter(|Reverse((when, ..))| *when <= now).is_some();
-            let Some(Reverse((_, token, watch))) = due.then(|| self.timers.lock().pop()).flatten() else { return };
+        while let Some((token, watch)) = self.timers.take_due(now) {
             if watch == Watch::Accepting {
                 self.accept_waits.store(false, Ordering::Release);
                 self.accept();
@@ -568,7 +509,9 @@ impl Shared {
             if !connection.is_up() {
                 continue;
             }
-            let Some((at, is_new)) = self.activate(polling, &connection) else { continue };
+            let Some((at, is_new)) = polling.activate(&connection, self.parked.load(Ordering::SeqCst)) else {
+                continue;
+            };
             others |= is_new;
             progress |= polling.active[at].attend(&mut polling.scratch);
         }
@@ -578,32 +521,6 @@ impl Shared {
         self.run_timers();
         self.bury(polling);
         progress
-    }
-
-    /// Has a link looked at in every poll from now on. Says where it is in the list, and whether it was not before.
-    fn activate(&self, polling: &mut Polling, connection: &Arc<Connection>) -> Option<(usize, bool)> {
-        let known = polling.active.iter().position(|active| active.connection.token == connection.token);
-        let is_new = known.is_none();
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let (connection, lane) = (connection.clone(), connection.lane()?);
-                let lookout = Lookout::new(lane.peer.words());
-                polling.active.push(Active { connection, lane, lookout, more: false, used: true });
-                polling.active.len() - 1
-            }
-        };
-        let active = &mut polling.active[at];
-        active.used = true;
-        if self.parked.load(Ordering::SeqCst) {
-            // The ring of the bell may have come to us instead of the thread that is parked: it needs another.
-            active.lane.bell.arm(connection.is_blocked());
-            fence(Ordering::SeqCst);
-            polling.armed = true;
-        } else if is_new {
-            active.lane.bell.disarm();
-        }
-        Some((at, is_new))
     }
 
     /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
@@ -626,81 +543,6 @@ impl Shared {
         if let Some(mut polling) = self.polling.try_lock() {
             self.bury(&mut polling);
         }
-    }
-}
-
-impl Polling {
-    /// Handles what is new on the active links.
-    fn look(&mut self) -> bool {
-        let mut progress = false;
-        for active in &mut self.active {
-            let blocked = active.connection.is_blocked();
-            if active.lookout.has_news(active.lane.peer.words(), blocked) || active.more {
-                progress |= active.attend(&mut self.scratch);
-            }
-        }
-        if self.active.len() > ACTIVE_KEPT {
-            self.looked += 1;
-            if self.looked >= RETIRE_EVERY {
-                self.looked = 0;
-                self.retire();
-            }
-        }
-        progress
-    }
-
-    /// Looks no longer at links on which nothing has come for a while.
-    fn retire(&mut self) {
-        for active in self.active.iter().filter(|active| !active.used) {
-            active.lane.bell.arm(false);
-        }
-        fence(Ordering::SeqCst);
-        self.active.retain_mut(|active| {
-            let stays = active.used || active.has_work();
-            if !stays {
-                return false;
-            }
-            if !active.used && !self.armed {
-                active.lane.bell.disarm();
-            }
-            active.used = false;
-            true
-        });
-    }
-
-    /// Has every peer ring from now on. `false` if something is there already.
-    fn arm(&mut self) -> bool {
-        self.armed = true;
-        for active in &self.active {
-            active.lane.bell.arm(active.connection.is_blocked());
-        }
-        fence(Ordering::SeqCst);
-        !self.active.iter().any(Active::has_work)
-    }
-
-    fn disarm(&mut self) {
-        self.armed = false;
-        for active in &self.active {
-            active.lane.bell.disarm();
-        }
-    }
-}
-
-impl Active {
-    /// Goes on with what there is. `true` if that was anything.
-    fn attend(&mut self, scratch: &mut [u8]) -> bool {
-        let outcome = self.connection.attend(scratch);
-        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_overfull());
-        self.more = outcome == ReadOutcome::MoreToCome;
-        self.used |= outcome != ReadOutcome::Nothing;
-        outcome != ReadOutcome::Nothing
-    }
-
-    fn has_work(&self) -> bool {
-        self.more
-            || self.lookout.has_record(self.lane.peer.words())
-            || self.lookout.has_changed_bell(self.lane.peer.words())
-            || self.connection.is_blocked() && self.connection.has_room()
     }
 }
 
@@ -741,23 +583,17 @@ impl Transport for SmTransport {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let mut timers = self.shared.timers.lock();
         let connections = self.shared.connections.lock();
-        while let Some(Reverse((when, token, watch))) = timers.peek() {
-            let connection = connections.get(token);
-            let waits = match watch {
+        self.shared.timers.first(|token, watch| {
+            let connection = connections.get(&token);
+            match watch {
                 Watch::Accepting => true,
                 Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
                 Watch::Connecting => connection.is_some_and(|connection| connection.is_connecting()),
                 Watch::Message => connection.is_some_and(|connection| connection.is_watched()),
                 Watch::Reading => connection.is_some_and(|connection| connection.is_watched_for_reading()),
-            };
-            if waits {
-                return Some(*when);
             }
-            timers.pop();
-        }
-        None
+        })
     }
 
     fn stop_accepting(&self) {
