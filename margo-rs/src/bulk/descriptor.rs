@@ -1,5 +1,6 @@
 //! What a region is known by elsewhere.
 
+use super::foreign::Foreign;
 use super::table::{Direction, RegionKey};
 use super::transfer::{RemoteRange, range_of};
 use crate::address::{ADDRESS_MAX, Address};
@@ -42,7 +43,7 @@ impl Permission {
         }
     }
 
-    fn from_bits(bits: u32) -> Self {
+    pub(crate) fn from_bits(bits: u32) -> Self {
         match bits & 3 {
             1 => Permission::ReadOnly,
             2 => Permission::WriteOnly,
@@ -57,8 +58,6 @@ impl Permission {
 const MAGIC: [u8; 8] = *b"mochi\0\x01\xff";
 /// Encoded size without the address, in bytes.
 const FIXED: usize = 24 + RegionKey::LEN;
-/// Length of the start of a descriptor of Mercury's that is looked at: length, segment count, flags.
-const FOREIGN_HEAD: usize = 16;
 /// Longest encoded descriptor accepted, in bytes. Mercury's may carry small data themselves.
 pub const DESCRIPTOR_MAX: usize = 64 * 1024;
 
@@ -77,12 +76,18 @@ pub const DESCRIPTOR_MAX: usize = 64 * 1024;
 /// ```
 ///
 /// Length and permission in it are for the user's convenience; the owner goes by its own.
+///
+/// Over Mercury a serialised `hg_bulk_t` comes first, and this behind it, where programs in C and C++ look at nothing: they
+/// read it as their own `hg_bulk_t` (Thallium: `bulk`) in the same place of the arguments. Theirs are read as this type;
+/// they have nothing behind them, and so no owner and no key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BulkDescriptor {
     bytes: Arc<[u8]>,
+    /// Bytes in front that are Mercury's.
+    foreign: usize,
     length: u64,
     permission: Permission,
-    /// `None` for one of Mercury's.
+    /// `None` for one of a program in C.
     key: Option<RegionKey>,
     owner: Option<Address>,
 }
@@ -102,7 +107,19 @@ impl BulkDescriptor {
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&key.to_bytes());
         bytes.extend_from_slice(owner.as_ref().map_or("", |owner| owner.as_str()).as_bytes());
-        Self { bytes: bytes.into(), length, permission, key: Some(key), owner }
+        Self { bytes: bytes.into(), foreign: 0, length, permission, key: Some(key), owner }
+    }
+
+    /// The same with a handle of Mercury's in front.
+    ///
+    /// # Errors
+    /// It is too long: the memory has too many segments.
+    pub(crate) fn behind(self, foreign: &[u8]) -> Result<Self, DescriptorError> {
+        let bytes = [foreign, &self.bytes].concat();
+        if bytes.len() > DESCRIPTOR_MAX {
+            return Err(DescriptorError("with so many segments it is longer than 64 KiB"));
+        }
+        Ok(Self { bytes: bytes.into(), foreign: foreign.len(), ..self })
     }
 
     /// Decodes a descriptor.
@@ -113,18 +130,23 @@ impl BulkDescriptor {
         if bytes.len() > DESCRIPTOR_MAX {
             return Err(DescriptorError("it is longer than 64 KiB"));
         }
-        let Some((head, _)) = bytes.split_first_chunk::<FOREIGN_HEAD>() else {
-            return Err(DescriptorError("it is shorter than any descriptor"));
-        };
-        let [l0, l1, l2, l3, l4, l5, l6, l7, _, _, _, _, flags @ ..] = *head;
-        if [l0, l1, l2, l3, l4, l5, l6, l7] != MAGIC {
-            let length = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-            if length > i64::MAX as u64 {
-                return Err(DescriptorError("its length is more than memory can hold"));
-            }
-            let permission = Permission::from_bits(u32::from_le_bytes(flags));
-            return Ok(Self { bytes: bytes.into(), length, permission, key: None, owner: None });
+        if bytes.starts_with(&MAGIC) {
+            return Self::from_native(bytes, bytes.into());
         }
+        let foreign = Foreign::read(bytes).map_err(DescriptorError)?;
+        let end = foreign.end();
+        if end == bytes.len() {
+            let (length, permission) = (foreign.len(), foreign.permission());
+            return Ok(Self { bytes: bytes.into(), foreign: end, length, permission, key: None, owner: None });
+        }
+        if !bytes[end..].starts_with(&MAGIC) {
+            return Err(DescriptorError("there is something behind it"));
+        }
+        Ok(Self { foreign: end, ..Self::from_native(&bytes[end..], bytes.into())? })
+    }
+
+    /// Decodes one of the built-in transports. `all` is what the descriptor consists of.
+    fn from_native(bytes: &[u8], all: Arc<[u8]>) -> Result<Self, DescriptorError> {
         let Some((fixed, address)) = bytes.split_first_chunk::<FIXED>() else {
             return Err(DescriptorError("it is cut short"));
         };
@@ -148,7 +170,7 @@ impl BulkDescriptor {
             Err(_) => return Err(DescriptorError("its address is malformed")),
         };
         let (permission, key) = (Permission::from_bits(bits), Some(RegionKey::from_bytes(key)));
-        Ok(Self { bytes: bytes.into(), length, permission, key, owner })
+        Ok(Self { bytes: all, foreign: 0, length, permission, key, owner })
     }
 
     /// The encoded descriptor.
@@ -171,13 +193,17 @@ impl BulkDescriptor {
         self.permission
     }
 
-    /// Where the owner is reached, if it listens. `None` also for descriptors of Mercury's.
+    /// The serialised `hg_bulk_t` in front, over Mercury.
+    pub fn mercury_bytes(&self) -> Option<&[u8]> {
+        (self.foreign > 0).then(|| &self.bytes[..self.foreign])
+    }
+
+    /// Where the owner is reached, if it listens. `None` also for descriptors of programs in C.
     pub fn owner(&self) -> Option<&Address> {
         self.owner.as_ref()
     }
 
-    /// The key, for the built-in transports. `None` for a descriptor of Mercury's, whose own bytes
-    /// [`BulkDescriptor::as_bytes`] gives.
+    /// What the owner knows the region by. `None` for a descriptor of a program in C.
     pub fn key(&self) -> Option<&RegionKey> {
         self.key.as_ref()
     }
@@ -238,6 +264,7 @@ impl<'de> Deserialize<'de> for BulkDescriptor {
 
 #[cfg(test)]
 mod tests {
+    use super::super::foreign::samples;
     use super::*;
     use crate::codec;
 
@@ -267,13 +294,28 @@ mod tests {
 
     #[test]
     fn a_descriptor_of_mercurys_keeps_its_bytes() {
-        let mut bytes = vec![0; 96];
-        bytes[0] = 16;
-        bytes[8] = 1;
-        bytes[12] = 5;
+        let bytes = samples::handle(&[(0x1000, 16)], 5);
         let descriptor = BulkDescriptor::from_bytes(&bytes).unwrap();
         assert_eq!((descriptor.len(), descriptor.permission()), (16, Permission::ReadOnly));
         assert_eq!((descriptor.key(), descriptor.owner(), descriptor.as_bytes()), (None, None, &bytes[..]));
+        assert_eq!(descriptor.mercury_bytes(), Some(&bytes[..]));
+    }
+
+    #[test]
+    fn ours_travels_behind_mercurys() {
+        let foreign = samples::handle(&[(0x1000, 0x1234)], 2);
+        let both = descriptor().behind(&foreign).unwrap();
+        assert_eq!(*both.as_bytes(), [&foreign, descriptor().as_bytes()].concat());
+        let decoded = BulkDescriptor::from_bytes(both.as_bytes()).unwrap();
+        assert_eq!(decoded, both);
+        assert_eq!((decoded.key(), decoded.owner()), (descriptor().key(), descriptor().owner()));
+        assert_eq!(decoded.mercury_bytes(), Some(&foreign[..]));
+        for (at, value) in [(0, b'M'), (16, 4), (56, b' ')] {
+            let mut bad = both.as_bytes().to_vec();
+            bad[foreign.len() + at] = value;
+            assert!(BulkDescriptor::from_bytes(&bad).is_err(), "byte {at}");
+        }
+        assert!(descriptor().behind(&vec![0; DESCRIPTOR_MAX]).is_err());
     }
 
     #[test]

@@ -35,6 +35,7 @@
 
 mod descriptor;
 mod error;
+mod foreign;
 mod layout;
 #[allow(unsafe_code)]
 mod memory;
@@ -54,6 +55,8 @@ pub use self::store::{Access, Pinned, Window, Withdrawn};
 pub use self::table::{Direction, RegionKey};
 pub use self::transfer::{BulkTransfer, LocalRange, RemoteRange, Transfer};
 
+#[cfg(mercury)]
+pub(crate) use self::foreign::{Foreign, Plugin};
 #[cfg(test)]
 pub(crate) use self::store::Store;
 pub(crate) use self::table::Regions;

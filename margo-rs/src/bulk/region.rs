@@ -63,12 +63,11 @@ impl<M: Memory> Region<M> {
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(|error| failed(format!("no random numbers: {error}")))?;
         let key = core.regions.insert(u128::from_le_bytes(secret), permission, store.clone());
+        let owner = core.is_listening().then(|| core.own_address().clone());
+        let descriptor = BulkDescriptor::native(key, store.len(), permission, owner);
         let descriptor = match foreign {
-            Some(bytes) => BulkDescriptor::from_bytes(&bytes).map_err(|error| failed(error.to_string())),
-            None => {
-                let owner = core.is_listening().then(|| core.own_address().clone());
-                Ok(BulkDescriptor::native(key, store.len(), permission, owner))
-            }
+            Some(bytes) => descriptor.behind(&bytes).map_err(|error| failed(error.to_string())),
+            None => Ok(descriptor),
         };
         let descriptor = descriptor.inspect_err(|_| core.regions.remove(key.id))?;
         if !core.is_running() {

@@ -199,8 +199,8 @@ pub trait Transport: Send + Sync + 'static {
 /// What a transport keeps for a region's memory. Dropping it ends what it allows: no device touches the memory any more
 /// when that returns, pinned windows aside.
 pub trait Registration: Send + Sync + 'static {
-    /// The descriptor to give to peers, encoded, if the transport has a form of its own for it; else they get a key, to be
-    /// handed to [`LinkEvents::grant`].
+    /// What peers need besides the key that they hand to [`LinkEvents::grant`], if anything; it is put in front of the
+    /// descriptor.
     fn descriptor(&self) -> Option<Vec<u8>>;
 
     /// Whether peers can write the memory while this process does not know.

@@ -64,10 +64,10 @@ fn with_bulk_handlers(engine: &Engine) {
     engine.register(FILL, fill).expect("free");
 }
 
-/// The descriptor with some bytes of its encoded form changed.
+/// The descriptor with some bytes of its encoded form changed, behind those of Mercury's.
 fn forged(descriptor: &BulkDescriptor, change: impl FnOnce(&mut [u8])) -> BulkDescriptor {
     let mut bytes = descriptor.as_bytes().to_vec();
-    change(&mut bytes);
+    change(&mut bytes[descriptor.mercury_bytes().map_or(0, <[u8]>::len)..]);
     BulkDescriptor::from_bytes(&bytes).expect("still a descriptor")
 }
 

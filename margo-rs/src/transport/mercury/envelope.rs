@@ -12,6 +12,7 @@
 //!
 //! Numbers are little-endian, as in the frames of the built-in transports.
 
+use crate::bulk::Direction;
 use crate::rpc::{ProviderId, RpcId};
 use crate::transport::PeerLimits;
 
@@ -134,6 +135,11 @@ pub(super) enum Kind {
     GoAway,
     /// The link ends.
     Bye,
+    /// The sender wants to move data from or to a region of the receiver's: what follows says which, as in a frame of the
+    /// built-in transports. The answer is a refusal's number, or 0; then the region's memory stays until the release.
+    Grant(Direction),
+    /// The sender no longer touches what it was granted under the number of its call.
+    Release,
 }
 
 /// The envelope itself.
@@ -151,15 +157,17 @@ impl Head {
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
-        let (kind, one_way, timeout_ms, rpc) = match self.kind {
+        let (kind, bit, timeout_ms, rpc) = match self.kind {
             Kind::Request { rpc, timeout_ms, one_way } => (0, one_way, timeout_ms, rpc.as_u64()),
             Kind::Cancel => (1, false, 0, 0),
             Kind::GoAway => (2, false, 0, 0),
             Kind::Bye => (3, false, 0, 0),
             Kind::Response => (4, false, 0, 0),
+            Kind::Grant(direction) => (5, direction == Direction::Push, 0, 0),
+            Kind::Release => (6, false, 0, 0),
         };
         bytes[0] = kind;
-        bytes[1] = u8::from(one_way);
+        bytes[1] = u8::from(bit);
         bytes[4..8].copy_from_slice(&timeout_ms.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.link.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.call.to_le_bytes());
@@ -178,6 +186,8 @@ impl Head {
             2 => Kind::GoAway,
             3 => Kind::Bye,
             4 => Kind::Response,
+            5 => Kind::Grant(if bytes[1] & 1 != 0 { Direction::Push } else { Direction::Pull }),
+            6 => Kind::Release,
             _ => return None,
         };
         Some(Self { link: read_u64(bytes, 8)?, call: read_u64(bytes, 16)?, kind })
@@ -283,12 +293,14 @@ mod tests {
         assert_eq!(bytes[..16], [0, 1, 0, 0, 0xdc, 5, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[16..], [2, 0, 0, 0, 1, 0, 0, 0, 0x2a, 0, 0, 0, 0xad, 0x57, 0x88, 0x1c]);
         assert_eq!(Head::decode(&bytes), Some(head));
-        for kind in [Kind::Cancel, Kind::GoAway, Kind::Bye, Kind::Response] {
+        let grants = [Kind::Grant(Direction::Pull), Kind::Grant(Direction::Push), Kind::Release];
+        for kind in [Kind::Cancel, Kind::GoAway, Kind::Bye, Kind::Response].into_iter().chain(grants) {
             let head = Head { link: u64::MAX, call: 5, kind };
             assert_eq!(Head::decode(&head.encode()), Some(head));
         }
+        assert_eq!(Head { link: 0, call: 0, kind: Kind::Grant(Direction::Push) }.encode()[..2], [5, 1]);
         let mut unknown = bytes;
-        unknown[0] = 5;
+        unknown[0] = 7;
         assert_eq!(Head::decode(&unknown), None);
     }
 

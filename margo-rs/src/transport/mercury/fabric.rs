@@ -6,6 +6,7 @@
 //!
 //! Callbacks run inside [`Fabric::trigger`], on its caller's thread. A panic in one ends there.
 
+use super::bulk::Over;
 use mochi_sys::mercury as hg;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -59,8 +60,8 @@ pub(super) trait Replies: Send + Sync {
 
 /// A running Mercury: one class with one context.
 pub(super) struct Fabric {
-    class: NonNull<hg::hg_class_t>,
-    context: NonNull<hg::hg_context_t>,
+    pub(super) class: NonNull<hg::hg_class_t>,
+    pub(super) context: NonNull<hg::hg_context_t>,
     this: Weak<Fabric>,
     receiver: OnceLock<Weak<dyn Receiver>>,
     /// RPC ids that Mercury knows, and whether they are answered by nobody.
@@ -70,6 +71,8 @@ pub(super) struct Fabric {
     descriptor: Option<RawFd>,
     /// In [`NUMBERS`].
     number: OnceLock<u8>,
+    /// Transfers that have ended, until Mercury has let go of what they held.
+    pub(super) ended: Mutex<Vec<Over>>,
 }
 
 // SAFETY: Mercury's functions may be called from any thread, since a class is never started with
@@ -125,6 +128,7 @@ impl Fabric {
             spare: Mutex::new(Vec::new()),
             descriptor: (descriptor >= 0).then_some(descriptor),
             number: OnceLock::new(),
+            ended: Mutex::new(Vec::new()),
         });
         if is_numbered && let Some(number) = fabric.address().ok().and_then(|text| number_in(&text)) {
             NUMBERS.lock().take(number);
@@ -201,6 +205,8 @@ impl Fabric {
         let mut count = 0;
         // SAFETY: the context is alive; no lock that a callback takes is held by any caller of this.
         let code = unsafe { hg::mochi_hg_trigger(self.context.as_ptr(), TRIGGER_MAX, &mut count) };
+        let ended = std::mem::take(&mut *self.ended.lock());
+        ended.into_iter().for_each(Over::tell);
         if code == hg::HG_SUCCESS { count } else { 0 }
     }
 
@@ -276,7 +282,7 @@ fn number_in(address: &str) -> Option<u8> {
 
 /// An address that requests can be sent to.
 pub(super) struct Addr {
-    address: hg::hg_addr_t,
+    pub(super) address: hg::hg_addr_t,
     fabric: Arc<Fabric>,
 }
 
@@ -284,6 +290,13 @@ pub(super) struct Addr {
 unsafe impl Send for Addr {}
 // SAFETY: as above.
 unsafe impl Sync for Addr {}
+
+impl Addr {
+    /// Where it belongs.
+    pub(super) fn fabric(&self) -> &Arc<Fabric> {
+        &self.fabric
+    }
+}
 
 impl Drop for Addr {
     fn drop(&mut self) {
@@ -474,7 +487,7 @@ fn parts(head: &[u8], body: &[u8]) -> hg::mochi_hg_bytes {
     }
 }
 
-fn succeed(code: Code) -> Result<(), Code> {
+pub(super) fn succeed(code: Code) -> Result<(), Code> {
     if code == hg::HG_SUCCESS { Ok(()) } else { Err(code) }
 }
 
@@ -494,7 +507,7 @@ pub(super) fn c_name(name: &str) -> Option<CString> {
     CString::new(name).ok()
 }
 
-fn without_panic(callback: impl FnOnce()) {
+pub(super) fn without_panic(callback: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(callback)).is_err() {
         tracing::error!("a callback of Mercury panicked");
     }

@@ -3,14 +3,18 @@
 //! Mercury has no connections. Towards a peer of this crate a link is made of the messages in [`envelope`](super::envelope);
 //! towards all others it is only the place where their calls are kept.
 
+mod moves;
+
+use self::moves::Moves;
 use super::Shared;
 use super::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
 use super::fabric::{Addr, Code, Incoming, Outgoing, Replies, explain, is_network_error};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
+use crate::bulk::{self, Direction, Plugin, Transfer, TransferError};
 use crate::error::{ConnectError, Status};
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Refusal, RequestHead};
+use crate::wire::{Refusal, RequestHead, TransferHead};
 use mochi_sys::mercury::HG_CANCELED;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -61,6 +65,8 @@ pub(super) struct MercuryLink {
     waiting: Mutex<Vec<(CallId, RequestHead, Buffer)>>,
     outgoing: Mutex<HashMap<u64, Sent>>,
     incoming: Mutex<HashMap<u64, Arc<Incoming>>>,
+    /// Our transfers.
+    moves: Moves,
     /// Numbers the requests of plain peers, who do not.
     next_incoming: AtomicU64,
     /// Numbers our large responses.
@@ -127,6 +133,7 @@ impl MercuryLink {
             waiting: Mutex::new(Vec::new()),
             outgoing: Mutex::new(HashMap::new()),
             incoming: Mutex::new(HashMap::new()),
+            moves: Moves::default(),
             next_incoming: AtomicU64::new(0),
             next_large: AtomicU64::new(0),
             large_bytes: AtomicUsize::new(0),
@@ -247,6 +254,9 @@ impl MercuryLink {
 
     /// Ends a call that could not be sent. Inside of the transport's poll.
     pub(super) fn fail_call(&self, call: CallId, code: Code) {
+        if self.finish_transfer(call) {
+            return;
+        }
         if let Some(events) = self.events() {
             events.on_response(call, Payload::Owned(status_payload(code)));
         }
@@ -277,6 +287,7 @@ impl MercuryLink {
         for (call, head, payload) in waiting {
             self.send_call(call, head, &payload);
         }
+        self.begin_waiting_transfers();
     }
 
     fn on_pong(&self, reply: Result<&[u8], Code>) {
@@ -392,6 +403,41 @@ impl MercuryLink {
                 }
             }
             Kind::Bye => self.lose(LinkError::Lost("the peer has closed the connection".to_owned()), true),
+            Kind::Grant(direction) => self.on_wish(request, head.call, direction),
+            // The transport takes these.
+            Kind::Release => {}
+        }
+    }
+
+    /// The peer wants to move data from or to a region of ours.
+    fn on_wish(&self, request: &Arc<Incoming>, call: u64, direction: Direction) {
+        self.heard_now();
+        let wish = request.read(|payload| payload.bytes()[Head::LEN..].first_chunk().map(TransferHead::decode));
+        let (Ok(Some(wish)), Some(events), Some(shared)) = (wish, self.events(), self.shared.upgrade()) else {
+            let _ = request.respond(&Answer::Gone.encode(), &[]);
+            return;
+        };
+        let granted = events.grant(&wish.key, direction, wish.offset, wish.length);
+        let granted = granted.and_then(|window| window.pin().map_err(|_| bulk::Refusal::Revoked));
+        let granted = granted.and_then(|pinned| shared.grants.add(self.id, call, pinned, shared.limits.max_in_flight));
+        if granted.is_ok() && self.state() == state::LOST {
+            shared.grants.release(self.id, call);
+            let _ = request.respond(&Answer::Gone.encode(), &[]);
+            return;
+        }
+        let code = granted.map_or_else(|refusal| refusal.code(), |()| 0);
+        if request.respond(&Answer::Response.encode(), &code.to_le_bytes()).is_err() {
+            shared.grants.release(self.id, call);
+        }
+    }
+
+    /// The plugin that the link goes over.
+    fn plugin(&self) -> Plugin {
+        match self.peer.protocol().split_once('+') {
+            Some(("ofi", _)) => Plugin::Ofi,
+            Some(("ucx", _)) => Plugin::Ucx,
+            Some(("na", "sm")) => Plugin::SharedMemory,
+            _ => Plugin::Other,
         }
     }
 
@@ -436,7 +482,7 @@ impl MercuryLink {
             state::LOST => u64::MAX,
             _ if pinged != 0 => pinged.saturating_add(shared.keepalive_ms * 3 / 5 + 1),
             state::PLAIN if !self.dialed => heard.saturating_add(GUEST_IDLE.saturating_mul(shared.keepalive_ms)),
-            _ if self.dialed && self.outgoing.lock().is_empty() => u64::MAX,
+            _ if self.dialed && self.outgoing.lock().is_empty() && !self.moves.is_busy() => u64::MAX,
             _ => heard.saturating_add(shared.keepalive_ms),
         }
     }
@@ -452,7 +498,7 @@ impl MercuryLink {
                 self.lose(LinkError::Connect(error), false);
             }
             state::PLAIN if !self.dialed => {
-                let busy = !self.incoming.lock().is_empty() || !self.outgoing.lock().is_empty();
+                let busy = !self.incoming.lock().is_empty() || !self.outgoing.lock().is_empty() || self.moves.is_busy();
                 if busy {
                     self.heard.store(now, Ordering::Relaxed);
                 } else {
@@ -523,7 +569,11 @@ impl MercuryLink {
         }
         drop(incoming);
         self.waiting.lock().clear();
-        self.addr.lock().take();
+        self.moves.abandon();
+        let addr = self.addr.lock().take();
+        if let Some(shared) = self.shared.upgrade() {
+            shared.grants.orphan(&shared, self.id, addr);
+        }
         let events = self.events.lock().take();
         if let Some(events) = events {
             events.on_lost(&error);
@@ -557,6 +607,7 @@ impl Replies for MercuryLink {
                 let fetched = self.outgoing.lock().remove(&token);
                 self.large_bytes.fetch_sub(fetched.map_or(0, |sent| sent.bytes), Ordering::AcqRel);
             }
+            call if self.asks_for_grant(call) => self.on_verdict(call, reply),
             call => self.on_answer(call, reply),
         }
     }
@@ -600,6 +651,9 @@ impl Link for MercuryLink {
     }
 
     fn cancel(&self, call: CallId) {
+        if self.moves.cancel(call) {
+            return;
+        }
         // The request stays until its answer comes, so that nothing arrives that nobody expects; see `lose`.
         let kin = self.state() == state::KIN;
         let too_many = {
@@ -615,6 +669,10 @@ impl Link for MercuryLink {
         } else if let Some(request) = too_many {
             request.cancel();
         }
+    }
+
+    fn transfer(&self, call: CallId, transfer: Transfer, _: Flush) -> Result<(), TransferError> {
+        self.begin_transfer(call, transfer)
     }
 
     fn flush(&self) {}

@@ -4,17 +4,25 @@
 //! Engines of this crate find out that the other one is, too, and then use an [`envelope`] that gives them
 //! what Mercury alone does not: cancelling, an end that both sides notice, deadlines that the server knows.
 
+#[allow(unsafe_code)]
+mod bulk;
 mod envelope;
 #[allow(unsafe_code)]
 mod fabric;
+mod grants;
 mod link;
 mod location;
+#[allow(unsafe_code)]
+mod registration;
 
-use self::envelope::{Answer, HELLO, Head, Hello, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
+use self::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
 use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
+use self::grants::Grants;
 use self::link::MercuryLink;
-use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Transport};
+use self::registration::{Registered, Registrations};
+use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Registration, Transport};
 use crate::address::Address;
+use crate::bulk::{Permission, Segment};
 use crate::error::{ConnectError, ListenError, Status};
 use crate::limits::Limits;
 use crate::rpc::RpcId;
@@ -41,6 +49,9 @@ const BLIND_WAIT: Duration = Duration::from_millis(1);
 /// Longest wait elsewhere. Not everything that a plugin has to do shows at its descriptor: libfabric's connections are
 /// made inside of its progress. Margo looks as often.
 const WAIT_MAX: Duration = Duration::from_millis(100);
+/// Largest piece of a transfer in bytes where the plugin copies it before it returns, and elsewhere.
+const PIECE_COPIED: u64 = 1024 * 1024;
+const PIECE: u64 = 4 * 1024 * 1024;
 
 thread_local! {
     /// The transport that this thread is inside of (its address), or 0.
@@ -70,6 +81,9 @@ struct Shared {
     guests: Mutex<HashMap<String, Arc<MercuryLink>>>,
     /// Ended links on which answers may still come in.
     left_behind: Mutex<Vec<Weak<MercuryLink>>>,
+    grants: Grants,
+    /// Memory that Mercury knows.
+    registered: Mutex<Vec<Weak<Registrations>>>,
     accepted: AtomicUsize,
     /// Calls that could not be sent; their callers are told inside of `poll`.
     deferred: Mutex<Vec<(Arc<MercuryLink>, CallId, Code)>>,
@@ -134,6 +148,8 @@ impl MercuryTransport {
             links: Mutex::new(HashMap::new()),
             guests: Mutex::new(HashMap::new()),
             left_behind: Mutex::new(Vec::new()),
+            grants: Grants::default(),
+            registered: Mutex::new(Vec::new()),
             accepted: AtomicUsize::new(0),
             deferred: Mutex::new(Vec::new()),
             epoch: Instant::now(),
@@ -289,8 +305,9 @@ impl Shared {
         for link in &links {
             link.on_time(self, now);
         }
+        self.grants.on_time(self, now);
         let next = links.iter().map(|link| link.due(self)).min().unwrap_or(u64::MAX);
-        self.next_check.fetch_min(next, Ordering::AcqRel);
+        self.next_check.fetch_min(next.min(self.grants.due()), Ordering::AcqRel);
     }
 
     fn poll(&self, fabric: &Fabric) -> bool {
@@ -330,6 +347,8 @@ impl Shared {
         }
         let Some(fabric) = self.fabric.write().take() else { return };
         self.wake();
+        let registered = std::mem::take(&mut *self.registered.lock());
+        registered.iter().filter_map(Weak::upgrade).for_each(|memory| memory.close());
         let until = Instant::now() + DRAIN;
         while Arc::strong_count(&fabric) > 1 {
             if Instant::now() >= until {
@@ -343,6 +362,7 @@ impl Shared {
             thread::yield_now();
         }
         drop(fabric);
+        self.grants.clear();
     }
 }
 
@@ -353,6 +373,7 @@ impl Receiver for Shared {
         if id == TUNNEL || id == TUNNEL_ONE_WAY {
             let head = request.read(|payload| Head::decode(payload.bytes()));
             let link = match head {
+                Ok(Some(Head { link, call, kind: Kind::Release })) => return this.grants.release(link, call),
                 Ok(Some(head)) => this.links.lock().get(&head.link).cloned().map(|link| (link, head)),
                 _ => None,
             };
@@ -452,6 +473,22 @@ impl Transport for MercuryTransport {
             u64::MAX => None,
             due => self.shared.epoch.checked_add(Duration::from_millis(due)),
         }
+    }
+
+    fn register(&self, memory: &[Segment], permission: Permission) -> Result<Option<Box<dyn Registration>>, String> {
+        let fabric = self.shared.fabric().ok_or("the engine was shut down")?;
+        let registered = Registered::new(&fabric, memory, permission)
+            .map_err(|code| format!("the network does not take the memory: {}", explain(code)))?;
+        let mut all = self.shared.registered.lock();
+        if all.len() == all.capacity() {
+            all.retain(|memory| memory.strong_count() > 0);
+        }
+        all.push(Arc::downgrade(registered.memory()));
+        Ok(Some(Box::new(registered)))
+    }
+
+    fn transfer_piece(&self) -> u64 {
+        if self.shared.address.protocol() == "na+sm" { PIECE_COPIED } else { PIECE }
     }
 
     fn stop_accepting(&self) {
