@@ -1,13 +1,12 @@
-//! Passes on what mochi-sys found: whether Mercury is linked, and where the loader finds it.
+//! Passes on what mochi-sys found: whether Mercury and Argobots are linked, and where the loader finds them.
 
 use std::env;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if env::var_os("DEP_MERCURY_VERSION").is_none() {
-        return;
+    if env::var_os("DEP_MERCURY_VERSION").is_some() {
+        println!("cargo::rustc-cfg=mercury");
     }
-    println!("cargo::rustc-cfg=mercury");
     if env::var_os("DEP_MERCURY_ARGOBOTS").is_some() {
         println!("cargo::rustc-cfg=argobots");
     }

@@ -43,9 +43,40 @@ fn run() -> Result<(), String> {
     if env::var_os("DOCS_RS").is_some() {
         return Ok(()); // nothing is linked there
     }
+    let mercury = find_mercury(required)?;
+    let argobots = match pkg_config::Config::new().atleast_version(ARGOBOTS).probe("argobots") {
+        Ok(library) => Some(library),
+        Err(_) if !required => None,
+        Err(error) => return Err(format!("{CHOICE}=require, and Argobots {ARGOBOTS} is not found: {}", line(&error))),
+    };
+    if !mercury.is_empty() {
+        let version = &mercury[0].version;
+        compile_shim(&mercury)?;
+        generate("Mercury", mercury_bindings(&mercury), "mercury.rs")?;
+        println!("cargo::rustc-cfg=mercury");
+        println!("cargo::rustc-env=MOCHI_MERCURY_VERSION={version}");
+        println!("cargo::metadata=version={version}");
+    }
+    if let Some(library) = &argobots {
+        generate("Argobots", argobots_bindings(library), "argobots.rs")?;
+        println!("cargo::rustc-cfg=argobots");
+        println!("cargo::metadata=argobots={}", library.version);
+    }
+    let libraries: Vec<Library> = mercury.into_iter().chain(argobots).collect();
+    let directories = library_directories(&libraries);
+    for directory in &directories {
+        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", directory.display());
+    }
+    let joined = env::join_paths(&directories).map_err(|error| error.to_string())?;
+    println!("cargo::metadata=libdirs={}", joined.to_string_lossy());
+    Ok(())
+}
+
+/// Mercury with its parts; empty where it is not installed and not required.
+fn find_mercury(required: bool) -> Result<Vec<Library>, String> {
     let mercury = match find("mercury") {
         Ok(library) => library,
-        Err(_) if !required => return Ok(()),
+        Err(_) if !required => return Ok(Vec::new()),
         Err(reason) => {
             return Err(format!(
                 "{CHOICE}=require, and pkg-config does not find Mercury ({reason}). Activate the Spack environment \
@@ -62,32 +93,7 @@ fn run() -> Result<(), String> {
             )
         })?);
     }
-    let argobots = match pkg_config::Config::new().atleast_version(ARGOBOTS).probe("argobots") {
-        Ok(library) => Some(library),
-        Err(_) if !required => None,
-        Err(error) => return Err(format!("{CHOICE}=require, and Argobots {ARGOBOTS} is not found: {}", line(&error))),
-    };
-    let version = libraries[0].version.clone();
-    let linked_argobots = argobots.as_ref().map(|library| library.version.clone());
-    libraries.extend(argobots);
-
-    compile_shim(&libraries)?;
-    bind(&libraries, linked_argobots.is_some())?;
-
-    println!("cargo::rustc-cfg=mercury");
-    println!("cargo::rustc-env=MOCHI_MERCURY_VERSION={version}");
-    println!("cargo::metadata=version={version}");
-    if let Some(version) = linked_argobots {
-        println!("cargo::rustc-cfg=argobots");
-        println!("cargo::metadata=argobots={version}");
-    }
-    let directories = library_directories(&libraries);
-    for directory in &directories {
-        println!("cargo::rustc-link-arg=-Wl,-rpath,{}", directory.display());
-    }
-    let joined = env::join_paths(&directories).map_err(|error| error.to_string())?;
-    println!("cargo::metadata=libdirs={}", joined.to_string_lossy());
-    Ok(())
+    Ok(libraries)
 }
 
 fn find(name: &str) -> Result<Library, String> {
@@ -146,10 +152,19 @@ fn compile_shim(libraries: &[Library]) -> Result<(), String> {
         })
 }
 
-fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
-    let mut builder = bindgen::Builder::default()
-        .header("shim/shim.h")
+fn bindings_over(libraries: &[Library]) -> bindgen::Builder {
+    bindgen::Builder::default()
         .clang_args(include_paths(libraries).map(|path| format!("-I{}", path.display())))
+        .default_enum_style(bindgen::EnumVariation::Consts)
+        .prepend_enum_name(false)
+        .generate_comments(false)
+        .layout_tests(true)
+        .use_core()
+}
+
+fn mercury_bindings(libraries: &[Library]) -> bindgen::Builder {
+    bindings_over(libraries)
+        .header("shim/shim.h")
         .allowlist_function("mochi_.*")
         .allowlist_function("HG_(Finalize|Version_get|Error_to_string|Set_log_level)")
         .allowlist_function("HG_Context_(create|destroy)")
@@ -159,16 +174,25 @@ fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
         .allowlist_function("HG_Bulk_(create|free|transfer|cancel|serialize|deserialize|get_serialize_size)")
         .allowlist_type("mochi_hg_.*|hg_(init_info|cb_info|return_t|op_t|bulk_op_t|checksum_level_t)")
         .allowlist_var("HG_.*_MAX|HG_VERSION_.*|HG_BULK_.*|HG_CHECKSUM_.*")
-        .default_enum_style(bindgen::EnumVariation::Consts)
-        .prepend_enum_name(false)
-        .generate_comments(false)
-        .layout_tests(true)
-        .use_core();
-    if argobots {
-        builder = builder
-            .header_contents("argobots.h", "#include <abt.h>")
-            .allowlist_function("ABT_(init|finalize|initialized)");
-    }
+}
+
+fn argobots_bindings(library: &Library) -> bindgen::Builder {
+    bindings_over(std::slice::from_ref(library))
+        .header_contents("argobots.h", "#include <abt.h>")
+        .allowlist_function("ABT_(init|finalize|initialized|error_get_str)")
+        .allowlist_function("ABT_xstream_(create_basic|free)")
+        .allowlist_function("ABT_pool_(create_basic|free|get_access)")
+        .allowlist_function("ABT_(task|thread)_create")
+        .allowlist_function("ABT_thread_(free|revive|get_state|yield)")
+        .allowlist_function("ABT_thread_attr_(create|free|set_stack|set_migratable)")
+        .allowlist_function("ABT_eventual_(create|free|set|reset|wait)")
+        .allowlist_function("ABT_self_get_type")
+        .allowlist_type("ABT_(unit_type|thread_state|pool_access|pool_kind|sched_predef|bool)")
+        .allowlist_var("ABT_SUCCESS|ABT_TRUE|ABT_FALSE|ABT_ERR_MAX_LEN")
+}
+
+/// Writes bindings where the crate includes them.
+fn generate(library: &str, builder: bindgen::Builder, file: &str) -> Result<(), String> {
     // bindgen has no error for a missing libclang: it panics.
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
@@ -177,12 +201,12 @@ fn bind(libraries: &[Library], argobots: bool) -> Result<(), String> {
     let bindings = generated
         .map_err(|_| {
             format!(
-                "Mercury is installed, and binding it needs libclang, which is not found. Install libclang-dev \
+                "{library} is installed, and binding it needs libclang, which is not found. Install libclang-dev \
                  (Debian, Ubuntu) or clang-devel (Fedora, RHEL), or name its directory in LIBCLANG_PATH, or set \
-                 {CHOICE}=off to build without Mercury"
+                 {CHOICE}=off to build without it"
             )
         })?
-        .map_err(|error| format!("Mercury's headers cannot be read: {error}. {CHOICE}=off builds without it"))?;
+        .map_err(|error| format!("{library}'s headers cannot be read: {error}. {CHOICE}=off builds without it"))?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set: is this cargo?")?);
-    bindings.write_to_file(Path::new(&out).join("bindings.rs")).map_err(|error| error.to_string())
+    bindings.write_to_file(Path::new(&out).join(file)).map_err(|error| error.to_string())
 }

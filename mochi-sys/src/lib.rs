@@ -1,14 +1,15 @@
 //! Mercury and Argobots, as far as this build links them.
 //!
 //! The build script looks for `mercury` (2.2 to 2.4), `na`, `mercury_util` and `argobots` (1.1 or newer) with
-//! pkg-config, and generates bindings from the headers it finds. Where Mercury is absent the crate compiles all the
-//! same, without a C compiler, and holds only that fact ([`LINKED`]) and the text that tells a user what to install
-//! ([`HOW_TO_INSTALL`]). The built-in transports of `margo-rs` need nothing from here.
+//! pkg-config, and generates bindings from the headers it finds; either library does without the other. Where both are
+//! absent the crate compiles all the same, without a C compiler, and holds only that fact ([`LINKED`],
+//! [`ARGOBOTS_LINKED`]) and the text that tells a user what to install ([`HOW_TO_INSTALL`],
+//! [`HOW_TO_INSTALL_ARGOBOTS`]). The built-in transports and pools of `margo-rs` need nothing from here.
 //!
-//! `MOCHI_MERCURY=off` leaves an installed Mercury alone; `MOCHI_MERCURY=require` fails the build without one.
+//! `MOCHI_MERCURY=off` leaves installed ones alone; `MOCHI_MERCURY=require` fails the build without both.
 //!
-//! The bindings (`mercury`, where it is linked) are C's names for C's things: enums are integers with named constants,
-//! because a peer's Mercury may send numbers that ours does not know. What Mercury has as inline functions and macros
+//! The bindings (`mercury` and `argobots`, where they are linked) are C's names for C's things: enums are integers with
+//! named constants, because a peer's Mercury may send numbers that ours does not know. What Mercury has as inline functions and macros
 //! only comes through a small C shim (`mochi_…`) that is compiled against the installed headers.
 
 /// Whether Mercury is linked into this build.
@@ -26,11 +27,24 @@ pub const MERCURY_VERSION: Option<&str> = if LINKED { option_env!("MOCHI_MERCURY
 pub const HOW_TO_INSTALL: &str = "install it with Spack (`spack env activate -d . && spack install` beside this \
     project's spack.yaml), or put the directory of an installed mercury.pc into PKG_CONFIG_PATH, and build again";
 
-/// The bindings.
+/// What to tell a user who asks for an Argobots pool.
+///
+/// One paragraph, no trailing newline.
+pub const HOW_TO_INSTALL_ARGOBOTS: &str = "install it with Spack (`spack env activate -d . && spack install` beside \
+    this project's spack.yaml), or put the directory of an installed argobots.pc into PKG_CONFIG_PATH, and build again";
+
+/// The bindings to Mercury.
 #[cfg(mercury)]
 #[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, unreachable_pub, clippy::all)]
 pub mod mercury {
-    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+    include!(concat!(env!("OUT_DIR"), "/mercury.rs"));
+}
+
+/// The bindings to Argobots.
+#[cfg(argobots)]
+#[allow(missing_docs, non_camel_case_types, non_upper_case_globals, non_snake_case, unreachable_pub, clippy::all)]
+pub mod argobots {
+    include!(concat!(env!("OUT_DIR"), "/argobots.rs"));
 }
 
 #[cfg(all(test, mercury))]
