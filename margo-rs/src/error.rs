@@ -262,6 +262,38 @@ impl CallError {
     }
 }
 
+/// Why there is no such pool.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// This build has no Argobots.
+    #[error("no Argobots pool {name:?}: Argobots is not linked; {}", mochi_sys::HOW_TO_INSTALL_ARGOBOTS)]
+    NotLinked {
+        /// The pool's name.
+        name: String,
+    },
+    /// What was handed in is no pool.
+    #[error("no Argobots pool {name:?}: the pool handed in is null, or nobody has called ABT_init")]
+    NoPool {
+        /// The pool's name.
+        name: String,
+    },
+    /// Only one thread may push into the pool that was handed in.
+    #[error("work is pushed into pool {name:?} from any thread: create it with ABT_POOL_ACCESS_MPMC")]
+    Access {
+        /// The pool's name.
+        name: String,
+    },
+    /// Argobots or the system refused.
+    #[error("cannot {what} for Argobots: {reason}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// The answer.
+        reason: String,
+    },
+}
+
 /// Why an RPC could not be registered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]

@@ -52,8 +52,10 @@ pub use codec::HgString;
 pub use engine::{
     Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, may_block,
 };
-pub use error::{Blame, CallError, ConnectError, HandlerError, ListenError, RegisterError, UnsupportedProtocol};
-pub use exec::Pool;
+pub use error::{
+    Blame, CallError, ConnectError, HandlerError, ListenError, PoolError, RegisterError, UnsupportedProtocol,
+};
+pub use exec::{Pool, PoolShutdown, in_ult};
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};

@@ -7,6 +7,7 @@ use crate::bulk::Transfer;
 use crate::codec::{self, EncodeError};
 use crate::engine::{Lead, Led, LinkState, REQUEST_HEADER, RESPONSE_HEADER, block_on, is_polling_anywhere};
 use crate::error::{CallError, MESSAGE_MAX, Status};
+use crate::exec::may_suspend;
 use crate::limits::deadline_after;
 use crate::rpc::{NO_PARENT, RpcId};
 use crate::server::current_rpc;
@@ -367,7 +368,9 @@ impl RawCall {
         }
         let Some(lead) = call.leading else { return Poll::Pending };
         let deadline = self.deadline.unwrap_or_else(Instant::now);
-        match core.driver.lead(deadline, mode == Mode::Blocking, || call.link.calls.is_done(call.id)) {
+        // A user-level thread shares its execution stream as a task shares its executor.
+        let block = mode == Mode::Blocking && !may_suspend();
+        match core.driver.lead(deadline, block, || call.link.calls.is_done(call.id)) {
             Led::Done => {}
             Led::Others => {
                 cx.waker().wake_by_ref();

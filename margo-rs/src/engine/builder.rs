@@ -29,7 +29,8 @@ pub struct Builder {
     progress: Progress,
     rpc_threads: Option<usize>,
     runtime: Option<tokio::runtime::Handle>,
-    pools: Vec<(String, usize)>,
+    rpc_pool: Option<Pool>,
+    pools: Vec<Pool>,
     same_node: bool,
     layers: Option<(Layer, AcceptorLayer)>,
 }
@@ -42,6 +43,7 @@ impl Builder {
             progress: Progress::default(),
             rpc_threads: None,
             runtime: None,
+            rpc_pool: None,
             pools: Vec::new(),
             same_node: true,
             layers: None,
@@ -82,7 +84,22 @@ impl Builder {
 
     /// Adds a pool with threads of its own, for providers that must not disturb others.
     pub fn pool(mut self, name: impl Into<String>, threads: usize) -> Self {
-        self.pools.push((name.into(), threads));
+        self.pools.push(Pool::with_threads(&name.into(), threads));
+        self
+    }
+
+    /// Adds a pool that was made before, such as one of Argobots, for providers to name. Engines can share it.
+    pub fn add_pool(mut self, pool: Pool) -> Self {
+        self.pools.push(pool);
+        self
+    }
+
+    /// Makes a pool that was made before the default pool, where handlers run that name none; it keeps its name, too.
+    /// Goes before [`Builder::runtime`] and [`Builder::rpc_threads`].
+    ///
+    /// In a pool of Argobots all of a handler runs, in any other what is left of it after its first poll.
+    pub fn rpc_pool(mut self, pool: Pool) -> Self {
+        self.rpc_pool = Some(pool);
         self
     }
 
@@ -138,6 +155,9 @@ impl Builder {
 
     fn default_pool(&self) -> Pool {
         let processors = || thread::available_parallelism().map_or(1, usize::from);
+        if let Some(pool) = &self.rpc_pool {
+            return pool.clone();
+        }
         match (&self.runtime, self.rpc_threads) {
             (Some(runtime), _) => Pool::on(Pools::PRIMARY, runtime.clone()),
             (None, Some(threads)) => Pool::with_threads(Pools::PRIMARY, threads),
@@ -149,7 +169,7 @@ impl Builder {
 
     fn start(self, address: Address, listening: bool, default: Pool) -> Result<Engine, ListenError> {
         check_limits(&self.limits)?;
-        let named = self.pools.iter().map(|(name, threads)| Pool::with_threads(name, *threads)).collect();
+        let named = self.pools.into_iter().chain(self.rpc_pool).collect();
         let pools = Pools::new(default, named)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let instance = getrandom::u64().map_err(|error| failed(std::io::Error::other(error.to_string())))?;

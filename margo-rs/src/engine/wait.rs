@@ -12,7 +12,8 @@ use std::thread::{self, Thread};
 
 /// Blocks the calling thread until a future is done, for programs without an asynchronous runtime.
 ///
-/// Not for use inside an asynchronous handler: there it would stop the thread that makes progress.
+/// Not for use inside an asynchronous handler: there it would stop the thread that makes progress. A blocking handler in
+/// an Argobots pool is suspended; see [`Pool`](crate::Pool).
 pub trait Wait: Future + Sized {
     /// The future's result.
     ///
@@ -82,8 +83,12 @@ pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + S
     }
 }
 
-/// Polls until ready, parking in between.
+/// Polls until ready, parking in between, or suspending the user-level thread.
 pub(crate) fn block_on<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+    #[cfg(argobots)]
+    if let Some(suspension) = crate::exec::Suspension::here() {
+        return suspension.block_on(poll);
+    }
     thread_local! {
         /// Taken while in use: a wait inside a wait gets one of its own, so that no wake-up goes to the wrong one.
         static UNPARK: Cell<Option<(Arc<Unpark>, Waker)>> = const { Cell::new(None) };

@@ -1,18 +1,46 @@
 //! Pools: where handlers run.
 
-use crate::error::ListenError;
+#[cfg(argobots)]
+#[allow(unsafe_code)]
+mod argobots;
+
+#[cfg(argobots)]
+pub(crate) use self::argobots::{Suspension, may_suspend};
+
+use crate::error::{ListenError, PoolError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 
 /// A handler's future on its way to a pool.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Somewhere handlers run: a set of threads under a name, as Margo's pool and its execution streams together.
+///
+/// Most pools are made by the engine's [`Builder`](crate::Builder). One of Argobots is made here, and given to one or
+/// several engines with [`Builder::add_pool`](crate::Builder::add_pool) or
+/// [`Builder::rpc_pool`](crate::Builder::rpc_pool).
+///
+/// Cheap to clone; all clones are one pool. It ends when the last clone is gone, those of engines included.
+///
+/// # Handlers in an Argobots pool
+/// * Every poll of an asynchronous handler is one work unit (a tasklet), pushed when the handler is woken, from whatever
+///   thread, and never twice at a time. It runs on the stack of the execution stream (4 MiB, `ABT_SCHED_STACKSIZE`),
+///   which has a guard only if `ABT_STACK_OVERFLOW_CHECK` is `mprotect`. A handler that blocks there stops its stream, and
+///   all that waits for that stream. No tokio runtime is there: sleep with [`Engine::timer`](crate::Engine::timer).
+/// * A blocking handler is a user-level thread with a stack of 2 MiB and a guard, at most 512 of them at a time. A
+///   blocking wait of this crate ([`Wait::wait`](crate::Wait::wait), `Call::wait`) suspends it, and the stream goes on
+///   with other work. Other ways to block stop the stream. It goes on on the thread where it began; meanwhile others use
+///   that thread, so locks of the standard library, tracing spans and other things of the thread should not be held over a
+///   wait: whoever runs meanwhile and wants the same lock stops the stream for good. During a panic, inside of a tokio
+///   runtime, and in a pool from [`Pool::from_raw`] with more than one execution stream, a wait stops the stream
+///   instead of suspending the handler; then it ends with the call's deadline at the latest.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
 
@@ -26,6 +54,8 @@ enum Kind {
     Ambient(Handle),
     /// A runtime of our own, started at its first use.
     Own { threads: usize, runtime: OnceLock<OwnRuntime> },
+    #[cfg(argobots)]
+    Argobots(argobots::ArgobotsPool),
 }
 
 impl Pool {
@@ -50,14 +80,103 @@ impl Pool {
         Self(Arc::new(Inner { name: name.to_owned(), kind }))
     }
 
+    /// An Argobots pool with execution streams of its own; at least one.
+    ///
+    /// Argobots is initialised for the first of them, and finalized with the last, unless somebody else has initialised it
+    /// before: then they finalize it, after [`Pool::shutdown`] of all pools is done. A service that uses Argobots itself
+    /// initialises it first.
+    ///
+    /// # Errors
+    /// Argobots is not part of this build, or refuses.
+    pub fn argobots(name: impl Into<String>, xstreams: usize) -> Result<Self, PoolError> {
+        let name = name.into();
+        #[cfg(argobots)]
+        {
+            let kind = Kind::Argobots(argobots::ArgobotsPool::start(&name, xstreams)?);
+            Ok(Self(Arc::new(Inner { name, kind })))
+        }
+        #[cfg(not(argobots))]
+        {
+            let _ = xstreams;
+            Err(PoolError::NotLinked { name })
+        }
+    }
+
+    /// The Argobots pool of a C or C++ service that embeds this crate. `pool` is an `ABT_pool`, from which `xstreams`
+    /// execution streams take; it is never freed here.
+    ///
+    /// With one execution stream a blocking handler is suspended while it waits. With more, it could go on on another
+    /// operating system thread than it began on, which Rust code does not survive: a wait then stops its stream, and
+    /// asynchronous handlers are the better choice.
+    ///
+    /// # Safety
+    /// Until [`Pool::shutdown`] is done, or forever where it is not asked for:
+    /// * `pool` is a valid `ABT_pool`, and Argobots stays initialised;
+    /// * if `xstreams` is 1, one execution stream alone takes from the pool, always the same.
+    ///
+    /// The pool must be served until then: [`Pool::shutdown`] waits for the work units in it.
+    ///
+    /// # Errors
+    /// Argobots is not part of this build or not initialised; the pool is null; its access type lets only one thread push
+    /// (it must be `ABT_POOL_ACCESS_MPMC` or `ABT_POOL_ACCESS_MPSC`).
+    #[allow(unsafe_code)]
+    pub unsafe fn from_raw(name: impl Into<String>, pool: *mut c_void, xstreams: usize) -> Result<Self, PoolError> {
+        let name = name.into();
+        #[cfg(argobots)]
+        {
+            // SAFETY: the caller's promise.
+            let kind = Kind::Argobots(unsafe { argobots::ArgobotsPool::adopt(&name, pool, xstreams) }?);
+            Ok(Self(Arc::new(Inner { name, kind })))
+        }
+        #[cfg(not(argobots))]
+        {
+            let _ = (pool, xstreams);
+            Err(PoolError::NotLinked { name })
+        }
+    }
+
     /// The name it was given.
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
+    /// Ends an Argobots pool, whoever holds it still: asynchronous handlers in it are dropped, which answers their
+    /// requests with an error, and so are requests that come later. The future is done when blocking handlers have run to
+    /// their end, and nothing of the pool is left in Argobots. A handler that never ends keeps it waiting.
+    ///
+    /// It begins at once and goes on even if the future is dropped; a second call waits for the same end. Shut engines
+    /// that use the pool down before. Waiting for it in the pool itself is waiting in vain, and so is blocking the only
+    /// execution stream that serves a pool from [`Pool::from_raw`], unless [`in_ult`] lets it go on.
+    ///
+    /// A pool of other threads ends with its last clone: for it, nothing happens.
+    pub fn shutdown(&self) -> PoolShutdown {
+        #[cfg(argobots)]
+        if let Kind::Argobots(pool) = &self.0.kind {
+            pool.core().begin_end();
+            return PoolShutdown { pool: Some(pool.core().clone()) };
+        }
+        PoolShutdown {
+            #[cfg(argobots)]
+            pool: None,
+        }
+    }
+
+    /// Whether handlers must run in it from their first poll on, because where they run matters to who chose it.
+    pub(crate) fn is_argobots(&self) -> bool {
+        match &self.0.kind {
+            #[cfg(argobots)]
+            Kind::Argobots(_) => true,
+            Kind::Ambient(_) | Kind::Own { .. } => false,
+        }
+    }
+
     /// Runs a future to its end. A failure to start threads is logged, and the task is dropped, which answers its
     /// request with an error.
     pub(crate) fn spawn(&self, task: Task) {
+        #[cfg(argobots)]
+        if let Kind::Argobots(pool) = &self.0.kind {
+            return pool.spawn(task);
+        }
         match self.handle() {
             Some(handle) => drop(handle.spawn(task)),
             None => drop(task),
@@ -66,31 +185,98 @@ impl Pool {
 
     /// Runs a closure that may block.
     pub(crate) fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        #[cfg(argobots)]
+        if let Kind::Argobots(pool) = &self.0.kind {
+            return pool.spawn_blocking(work);
+        }
         match self.handle() {
             Some(handle) => drop(handle.spawn_blocking(work)),
             None => drop(work),
         }
     }
 
-    /// The tokio runtime underneath, for handlers polled outside of it.
+    /// The tokio runtime underneath, for handlers polled outside of it. An Argobots pool has none.
     pub(crate) fn handle(&self) -> Option<&Handle> {
         match &self.0.kind {
             Kind::Ambient(handle) => Some(handle),
             Kind::Own { threads, runtime } => {
                 runtime.get_or_init(|| OwnRuntime::start(&self.0.name, *threads)).handle()
             }
+            #[cfg(argobots)]
+            Kind::Argobots(_) => None,
         }
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let threads = match &self.0.kind {
-            Kind::Ambient(_) => None,
-            Kind::Own { threads, .. } => Some(threads),
-        };
-        f.debug_struct("Pool").field("name", &self.0.name).field("threads", &threads).finish()
+        let mut text = f.debug_struct("Pool");
+        text.field("name", &self.0.name);
+        match &self.0.kind {
+            Kind::Ambient(_) => {}
+            Kind::Own { threads, .. } => {
+                text.field("threads", threads);
+            }
+            #[cfg(argobots)]
+            Kind::Argobots(pool) => {
+                text.field("tasks", &pool.tasks());
+            }
+        }
+        text.finish()
     }
+}
+
+/// Waits for the end of a pool; see [`Pool::shutdown`].
+#[must_use = "the pool's end is waited for by `.await` or `.wait()`"]
+pub struct PoolShutdown {
+    /// `None`: there is nothing to wait for.
+    #[cfg(argobots)]
+    pool: Option<Arc<argobots::Core>>,
+}
+
+impl Future for PoolShutdown {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        #[cfg(argobots)]
+        if let Some(pool) = &self.pool {
+            return pool.poll_ended(cx.waker());
+        }
+        let _ = cx;
+        Poll::Ready(())
+    }
+}
+
+impl fmt::Debug for PoolShutdown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolShutdown").finish_non_exhaustive()
+    }
+}
+
+/// Runs `work`, in which blocking waits of this crate suspend the user-level thread that the caller is, so that its
+/// execution stream goes on with other work units. For functions that C or C++ calls in user-level threads of its own;
+/// blocking handlers in Argobots pools need no such thing. Anywhere else, `work` is run and nothing more.
+///
+/// # Safety
+/// The calling user-level thread is resumed only by the execution stream that it runs on: one stream alone takes from its
+/// pool, and nobody migrates it. It is not inside of another `in_ult`, and no frame of Rust below this one minds that
+/// other code runs on its thread meanwhile.
+#[allow(unsafe_code)]
+pub unsafe fn in_ult<T>(work: impl FnOnce() -> T) -> T {
+    #[cfg(argobots)]
+    {
+        // SAFETY: the caller's promise.
+        unsafe { argobots::in_ult(work) }
+    }
+    #[cfg(not(argobots))]
+    work()
+}
+
+/// Whether a blocking wait that begins here suspends a user-level thread instead of blocking. Without Argobots it never
+/// does.
+#[cfg(not(argobots))]
+pub(crate) fn may_suspend() -> bool {
+    false
 }
 
 /// A runtime that ends without blocking when it is dropped, wherever that happens.

@@ -33,6 +33,12 @@ pub(crate) fn current_rpc() -> RpcId {
     CURRENT_RPC.get()
 }
 
+/// Sets the RPC whose handler this thread runs, where that changes in the middle of a handler. Gives the one before.
+#[cfg(argobots)]
+pub(crate) fn replace_current_rpc(rpc: RpcId) -> RpcId {
+    CURRENT_RPC.replace(rpc)
+}
+
 /// Runs `work` as a part of the handler of `rpc`.
 fn within_rpc<T>(rpc: RpcId, work: impl FnOnce() -> T) -> T {
     struct Restore(RpcId);
@@ -228,7 +234,7 @@ pub(crate) struct Registration {
     pub(super) id: RpcId,
     pub(crate) response_disabled: bool,
     handler: Handler,
-    /// `None` is the default pool, whose handlers are polled on the progress thread first.
+    /// `None` is the default pool, whose handlers are polled on the progress thread first, unless it is of Argobots.
     pool: Option<Pool>,
 }
 
@@ -254,6 +260,7 @@ impl Registration {
     ) {
         let in_flight = request.in_flight().clone();
         let here = self.pool.is_none()
+            && !core.pools.default().is_argobots()
             && !self.handler.blocking
             && payload.bytes().len() <= INLINE_PAYLOAD_MAX
             && core.is_listening()

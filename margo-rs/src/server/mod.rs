@@ -12,6 +12,8 @@ pub use self::provider::Provider;
 pub use self::request::Request;
 pub use self::responder::{RawResponder, Responder};
 
+#[cfg(argobots)]
+pub(crate) use self::handler::replace_current_rpc;
 pub(crate) use self::handler::{Handler, Registration, current_rpc};
 pub(crate) use self::registry::Registry;
 pub(crate) use self::running::{InFlight, Running};
