@@ -4,6 +4,8 @@ use crate::support::{LONG, TASKLET, ULT, client, protocols, server, unit, watchd
 use margo_rs::{Pool, PoolError, Rpc, Wait, in_ult};
 use mochi_sys::argobots as abt;
 use std::ffi::c_void;
+use std::path::Path;
+use std::process::Command;
 use std::ptr;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -208,4 +210,52 @@ fn a_pool_into_which_only_one_thread_may_push_is_refused() {
     // SAFETY: null is looked at before it is used.
     let refused = unsafe { Pool::from_raw("null", ptr::null_mut(), 1) };
     assert!(matches!(refused, Err(PoolError::NoPool { .. })), "{refused:?}");
+}
+
+/// The flags of a C compiler for Argobots, and where its library is.
+fn argobots_flags() -> (Vec<String>, String) {
+    let ask = |question: &[&str]| {
+        let answer = Command::new("pkg-config").args(question).arg("argobots").output().expect("pkg-config runs");
+        assert!(answer.status.success(), "pkg-config found Argobots for this build");
+        String::from_utf8(answer.stdout).expect("flags are text").trim().to_owned()
+    };
+    let flags = ask(&["--cflags", "--libs"]).split_whitespace().map(str::to_owned).collect();
+    (flags, ask(&["--variable=libdir"]))
+}
+
+#[test]
+fn a_program_in_c_embeds_a_service_in_the_pool_of_its_only_stream() {
+    watchdog("embedded");
+    let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let target = scratch.parent().expect("a directory in the target directory");
+    let profile = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--quiet", "--package", "margo-rs", "--example", "argobots_embedded"])
+        .args(["--profile", profile.0])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo runs");
+    assert!(built.success(), "the service does not compile");
+    let libraries = target.join(profile.1).join("examples");
+    let (flags, argobots) = argobots_flags();
+    let program = scratch.join("argobots_embedded");
+    let compiled = Command::new("cc")
+        .args(["-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&program)
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/argobots/embedded.c"))
+        .arg("-L")
+        .arg(&libraries)
+        .arg("-largobots_embedded")
+        .args(flags)
+        .arg(format!("-Wl,-rpath,{}", libraries.display()))
+        .arg(format!("-Wl,-rpath,{argobots}"))
+        .status()
+        .expect("there is a C compiler");
+    assert!(compiled.success(), "the program does not compile");
+    let ran = Command::new(&program).output().expect("the program runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(said.contains("serving at native+tcp://127.0.0.1:") && said.contains("ended with 0 left"), "{said}");
 }
