@@ -7,7 +7,8 @@
 //!
 //! In an engine that only makes calls, the thread stays out of the way while callers lead: it looks only every
 //! [`LEASE`] whether they still do. That bounds what a caller can delay others by when its task is not polled although
-//! it leads.
+//! it leads. Where the thread sleeps, whoever leaves its sending to a leader wakes it, once for each sleep: the leader may
+//! never be polled again.
 
 use crate::transport::{Polled, Transport};
 use parking_lot::{Condvar, Mutex};
@@ -110,8 +111,31 @@ pub(crate) struct Driver {
     /// The earliest deadline known, in nanoseconds after `epoch`; may be too early, never too late.
     next_deadline: AtomicU64,
     stopped: AtomicBool,
+    /// The progress thread sleeps in the transport, or is about to, and nobody has woken it yet.
+    parked: AtomicBool,
     lease: Mutex<()>,
     lease_ends: Condvar,
+}
+
+/// What the progress thread saw of the callers that lead, and when it saw that first.
+#[derive(Default)]
+struct Look {
+    leads: u64,
+    led: u64,
+    since: Option<Instant>,
+}
+
+impl Look {
+    /// Whether nothing has changed for a lease: the same caller is to lead, and does not.
+    fn shows_for_a_lease(&mut self, leads: u64, led: u64) -> bool {
+        match self.since {
+            Some(since) if self.leads == leads && self.led == led => since.elapsed() >= LEASE,
+            _ => {
+                *self = Self { leads, led, since: Some(Instant::now()) };
+                false
+            }
+        }
+    }
 }
 
 /// What came of leading.
@@ -142,6 +166,7 @@ impl Driver {
             epoch: Instant::now(),
             next_deadline: AtomicU64::new(u64::MAX),
             stopped: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
             lease: Mutex::new(()),
             lease_ends: Condvar::new(),
         }
@@ -208,9 +233,13 @@ impl Driver {
         now
     }
 
-    /// A call was queued for the next poll.
+    /// A call was queued for the next poll, which comes even if no leader is polled any more.
     pub(crate) fn call_queued(&self) {
         self.unflushed.fetch_add(1, Ordering::SeqCst);
+        // The thread looks in the other order: it says that it sleeps, and then whether something is queued.
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
+            self.transport.unpark();
+        }
     }
 
     /// Makes sure that `expire` is called at the deadline. What expires must be findable before this.
@@ -335,15 +364,18 @@ impl Driver {
     pub(crate) fn run(&self, expire: impl Fn(Instant) -> Option<Instant>) {
         PROGRESS_THREAD.set(self.key().0);
         let mut seen = self.leads.load(Ordering::Acquire);
+        let mut last_look = Look::default();
         while !self.stopped.load(Ordering::SeqCst) {
             let handed_over = self.handed_over.swap(false, Ordering::SeqCst);
             let leads = self.leads.load(Ordering::Acquire);
             let led = self.led.load(Ordering::SeqCst);
+            let is_idle = led != 0 && last_look.shows_for_a_lease(leads, led);
+            if is_idle {
+                // Somebody is to lead and has not been polled for a whole lease: others must not wait for that.
+                let _ = self.led.compare_exchange(led, 0, Ordering::SeqCst, Ordering::SeqCst);
+            }
             if !self.listening && !handed_over && (leads != seen || led != 0) {
-                if leads == seen {
-                    // Somebody is to lead and has not been polled for a whole lease: others must not wait for that.
-                    let _ = self.led.compare_exchange(led, 0, Ordering::SeqCst, Ordering::SeqCst);
-                } else {
+                if !is_idle {
                     seen = leads;
                     let mut lease = self.lease.lock();
                     if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
@@ -366,7 +398,11 @@ impl Driver {
             if self.progress == Progress::Busy && (self.listening || self.outstanding() > 0) {
                 continue;
             }
-            self.transport.park(self.wake_at());
+            self.parked.store(true, Ordering::SeqCst);
+            if self.unflushed.load(Ordering::SeqCst) == 0 {
+                self.transport.park(self.wake_at());
+            }
+            self.parked.store(false, Ordering::SeqCst);
         }
     }
 

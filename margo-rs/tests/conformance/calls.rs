@@ -5,6 +5,8 @@ use margo_rs::codec::Blob;
 use margo_rs::{CallError, Endpoint, HgString, Rpc, Wait};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake};
@@ -27,6 +29,7 @@ conformance! {
     an_engine_needs_no_particular_executor,
     a_call_that_stops_looking_is_woken_by_its_answer,
     different_results_find_their_callers,
+    a_call_that_is_polled_no_more_is_sent_and_holds_up_no_other,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -411,4 +414,43 @@ fn different_results_find_their_callers(setup: Setup) {
         assert!(call.wait().unwrap().0 == pattern(size as usize));
     }
     pair.assert_healthy();
+}
+
+/// A branch of a `select!` that another one wins is polled once and kept. It may be the one to drive the transport for all.
+fn a_call_that_is_polled_no_more_is_sent_and_holds_up_no_other(setup: Setup) {
+    const COUNTED: Rpc<(), ()> = Rpc::new("counted");
+    /// Shorter than what holds up others without end.
+    const SOON: Duration = Duration::from_secs(20);
+    let pair = setup.pair();
+    let came = Arc::new(AtomicU64::new(0));
+    let count = came.clone();
+    let counted = move |_, ()| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Ok(()) }
+    };
+    pair.server.register(COUNTED, counted).unwrap();
+    for (engine, before) in [(pair.client.clone(), 0), (setup.serve(), 1)] {
+        let to = engine.lookup(pair.server.address()).wait().unwrap();
+        to.call(SUM, &(1, 1)).wait().unwrap();
+        in_tokio(async {
+            let outstanding = to.call(HANG, &()).timeout(LONG).start();
+            // Until nobody looks at the transport any more.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let mut kept = pin!(to.call(COUNTED, &()).timeout(LONG));
+            poll_fn(|cx| Poll::Ready(assert!(kept.as_mut().poll(cx).is_pending()))).await;
+            tokio::time::timeout(SOON, async {
+                while came.load(Ordering::SeqCst) == before {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .await
+            .expect("what was polled is sent");
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert_eq!(to.call(SUM, &(1, 2)).timeout(SOON).await.unwrap(), 3);
+            }
+            drop(outstanding);
+            kept.await.unwrap();
+        });
+    }
 }
