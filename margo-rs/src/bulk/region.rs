@@ -62,7 +62,9 @@ impl<M: Memory> Region<M> {
         let store = Arc::new(store.ok_or(BulkError::TooLarge)?);
         let mut secret = [0; 16];
         getrandom::fill(&mut secret).map_err(|error| failed(format!("no random numbers: {error}")))?;
-        let key = core.regions.insert(u128::from_le_bytes(secret), permission, store.clone());
+        // The engine may be ending meanwhile: other regions stay for the handlers that may end before it.
+        let key =
+            core.regions.insert(u128::from_le_bytes(secret), permission, store.clone()).ok_or(BulkError::ShutDown)?;
         let owner = core.is_listening().then(|| core.own_address().clone());
         let descriptor = BulkDescriptor::native(key, store.len(), permission, owner);
         let descriptor = match foreign {
@@ -70,10 +72,6 @@ impl<M: Memory> Region<M> {
             None => Ok(descriptor),
         };
         let descriptor = descriptor.inspect_err(|_| core.regions.remove(key.id))?;
-        if !core.is_running() {
-            // The engine may have closed its table just before this one was in it.
-            core.regions.close();
-        }
         Ok(Self { core: core.clone(), id: key.id, store, descriptor, memory: PhantomData })
     }
 

@@ -60,7 +60,8 @@ pub enum Direction {
 pub(crate) struct Regions {
     instance: u64,
     next: AtomicU64,
-    table: RwLock<HashMap<u64, Entry>>,
+    /// `None` once the engine has let go of them.
+    table: RwLock<Option<HashMap<u64, Entry>>>,
 }
 
 struct Entry {
@@ -71,19 +72,19 @@ struct Entry {
 
 impl Regions {
     pub(crate) fn new(instance: u64) -> Self {
-        Self { instance, next: AtomicU64::new(1), table: RwLock::new(HashMap::new()) }
+        Self { instance, next: AtomicU64::new(1), table: RwLock::new(Some(HashMap::new())) }
     }
 
-    /// Lists a region. `secret` must be random.
-    pub(crate) fn insert(&self, secret: u128, permission: Permission, store: Arc<Store>) -> RegionKey {
+    /// Lists a region. `secret` must be random. `None` once the regions are closed.
+    pub(crate) fn insert(&self, secret: u128, permission: Permission, store: Arc<Store>) -> Option<RegionKey> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.table.write().insert(id, Entry { secret, permission, store });
-        RegionKey { instance: self.instance, id, secret }
+        self.table.write().as_mut()?.insert(id, Entry { secret, permission, store });
+        Some(RegionKey { instance: self.instance, id, secret })
     }
 
     /// Forgets a region: from now on its key opens nothing.
     pub(crate) fn remove(&self, id: u64) {
-        let removed = self.table.write().remove(&id);
+        let removed = self.table.write().as_mut().and_then(|table| table.remove(&id));
         drop(removed);
     }
 
@@ -99,7 +100,7 @@ impl Regions {
             return Err(Refusal::Stale);
         }
         let table = self.table.read();
-        let Some(entry) = table.get(&key.id) else {
+        let Some(entry) = table.as_ref().ok_or(Refusal::ShuttingDown)?.get(&key.id) else {
             let issued = (1..self.next.load(Ordering::Relaxed)).contains(&key.id);
             return Err(if issued { Refusal::Revoked } else { Refusal::Forged });
         };
@@ -118,17 +119,17 @@ impl Regions {
         entry.store.window(access, offset, length).ok_or(Refusal::OutOfBounds)
     }
 
-    /// Ends the use of all regions, because the engine ends. Their memory stays with its owners.
+    /// Ends the use of all regions for good, because the engine ends. Their memory stays with its owners.
     pub(crate) fn close(&self) {
-        let entries: Vec<_> = self.table.write().drain().collect();
-        for (_, entry) in entries {
+        let entries = self.table.write().take();
+        for (_, entry) in entries.into_iter().flatten() {
             entry.store.unregister();
         }
     }
 
     /// Regions that exist.
     pub(crate) fn count(&self) -> usize {
-        self.table.read().len()
+        self.table.read().as_ref().map_or(0, HashMap::len)
     }
 }
 
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn each_wrong_key_is_told_apart() {
         let (regions, store) = regions();
-        let key = regions.insert(42, Permission::ReadOnly, store);
+        let key = regions.insert(42, Permission::ReadOnly, store).unwrap();
         let ask = |key: RegionKey| regions.grant(&key, Direction::Pull, 0, 100).map(|window| window.len());
         assert_eq!(ask(key), Ok(100));
         assert_eq!(ask(RegionKey { secret: 43, ..key }), Err(Refusal::Forged));
@@ -169,10 +170,10 @@ mod tests {
     #[test]
     fn ranges_and_directions_are_checked_by_the_owner() {
         let (regions, store) = regions();
-        let read = regions.insert(1, Permission::ReadOnly, store.clone());
-        let write = regions.insert(2, Permission::WriteOnly, store.clone());
-        let both = regions.insert(3, Permission::ReadWrite, store.clone());
-        let none = regions.insert(4, Permission::Private, store);
+        let read = regions.insert(1, Permission::ReadOnly, store.clone()).unwrap();
+        let write = regions.insert(2, Permission::WriteOnly, store.clone()).unwrap();
+        let both = regions.insert(3, Permission::ReadWrite, store.clone()).unwrap();
+        let none = regions.insert(4, Permission::Private, store).unwrap();
         let ask = |key, direction, offset, length| {
             regions.grant(key, direction, offset, length).map(|window| window.access())
         };
@@ -193,11 +194,22 @@ mod tests {
     #[test]
     fn a_window_of_a_closed_table_is_blind() {
         let (regions, store) = regions();
-        let key = regions.insert(1, Permission::ReadOnly, store);
+        let key = regions.insert(1, Permission::ReadOnly, store).unwrap();
         let window = regions.grant(&key, Direction::Pull, 10, 5).unwrap();
         assert_eq!(window.read(0..5, |slices| slices[0].to_vec()), Ok(vec![7; 5]));
         regions.close();
         assert!(window.read(0..5, |_| ()).is_err());
-        assert_eq!(regions.grant(&key, Direction::Pull, 0, 1).err(), Some(Refusal::Revoked));
+        assert_eq!(regions.grant(&key, Direction::Pull, 0, 1).err(), Some(Refusal::ShuttingDown));
+    }
+
+    #[test]
+    fn closed_regions_take_and_give_nothing_more() {
+        let (regions, store) = regions();
+        let key = regions.insert(1, Permission::ReadOnly, store.clone()).unwrap();
+        regions.close();
+        assert_eq!(regions.count(), 0);
+        assert!(matches!(regions.grant(&key, Direction::Pull, 0, 1), Err(Refusal::ShuttingDown)));
+        assert!(regions.insert(2, Permission::ReadOnly, store).is_none());
+        regions.remove(key.id);
     }
 }

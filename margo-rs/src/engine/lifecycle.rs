@@ -110,8 +110,8 @@ impl Lifecycle {
 
     pub(crate) fn push_prefinalize(&self, callback: Callback) {
         let mut inner = self.inner.lock();
-        // After the end nobody would run it, and what it holds would never go.
-        if !self.has_ended() {
+        // Later nobody would run it, and what it holds would never go.
+        if self.is_running() {
             inner.prefinalize.push(callback);
         }
     }
@@ -148,9 +148,17 @@ impl Lifecycle {
         Poll::Pending
     }
 
-    fn run(&self, take: impl Fn(&mut Inner) -> Option<Callback>) {
+    /// Runs callbacks, the ones that they push as well, and then is in the next state: whatever is pushed later is refused.
+    fn run_until(&self, next: u8, take: impl Fn(&mut Inner) -> Option<Callback>) {
         loop {
-            let Some(callback) = take(&mut self.inner.lock()) else { return };
+            let callback = {
+                let mut inner = self.inner.lock();
+                let Some(callback) = take(&mut inner) else {
+                    self.state.fetch_max(next, Ordering::AcqRel);
+                    return;
+                };
+                callback
+            };
             if std::panic::catch_unwind(std::panic::AssertUnwindSafe(callback)).is_err() {
                 tracing::error!("a finalize callback panicked");
             }
@@ -184,8 +192,7 @@ impl Core {
     }
 
     fn shut_down(self: &Arc<Self>) {
-        self.lifecycle.run(|inner| inner.prefinalize.pop());
-        self.lifecycle.state.store(DRAINING, Ordering::Release);
+        self.lifecycle.run_until(DRAINING, |inner| inner.prefinalize.pop());
         self.transport.stop_accepting();
         let until = deadline_after(Instant::now(), self.limits.shutdown_grace);
         super::block_on(|cx| {
@@ -219,12 +226,13 @@ impl Core {
         if state.compare_exchange(RUNNING, PREFINALIZING, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return;
         }
-        self.lifecycle.run(|inner| inner.prefinalize.pop());
+        self.lifecycle.run_until(DRAINING, |inner| inner.prefinalize.pop());
         self.end();
     }
 
     fn end(self: &Arc<Self>) {
-        self.lifecycle.state.fetch_max(DRAINING, Ordering::AcqRel);
+        // Empty but where no thread could be had for an orderly end.
+        self.lifecycle.run_until(DRAINING, |inner| inner.prefinalize.pop());
         for link in self.links() {
             link.calls.lose(crate::error::CallError::ShutDown);
             link.running.cancel_all();
@@ -233,19 +241,16 @@ impl Core {
         self.regions.close();
         self.transport.close();
         self.driver.stop();
+        // Nothing tells the time any more, and callbacks may wait for it.
+        self.sleepers.wake_all();
         self.registry.clear();
         // What the guard and callbacks hold may hold the engine.
         self.lifecycle.remote_shutdown.lock().take();
-        self.lifecycle.run(|inner| inner.finalize.pop());
-        let waiting = {
-            let mut inner = self.lifecycle.inner.lock();
-            self.lifecycle.state.store(ENDED, Ordering::Release);
-            std::mem::take(&mut inner.waiting)
-        };
+        self.lifecycle.run_until(ENDED, |inner| inner.finalize.pop());
+        let waiting = std::mem::take(&mut self.lifecycle.inner.lock().waiting);
         for waker in waiting {
             waker.wake();
         }
-        self.sleepers.wake_all();
     }
 }
 

@@ -192,12 +192,13 @@ impl LinkEvents for LinkState {
             return self.refuse_unless_one_way(call, &head, Status::BUSY, "");
         }
         let deadline = match head.timeout_ms {
-            0 => None,
+            // The last is what longer ones are cut to.
+            0 | u32::MAX => None,
             ms => Some(core.driver.now() + Duration::from_millis(ms.into())),
         };
-        let in_flight = InFlight::new(link, call, bytes, registration.response_disabled);
+        let in_flight = InFlight::new(link, call, bytes, registration.response_disabled, deadline);
         let responder = RawResponder::new(in_flight.clone(), head.one_way || registration.response_disabled);
-        let request = Request::new(in_flight, head.rpc, parent, deadline);
+        let request = Request::new(in_flight, head.rpc, parent);
         registration.dispatch(&core, request, responder, payload);
     }
 

@@ -411,10 +411,6 @@ impl Core {
         self.lifecycle.is_running()
     }
 
-    pub(crate) fn has_ended(&self) -> bool {
-        self.lifecycle.has_ended()
-    }
-
     pub(crate) fn register(&self, registration: Registration) -> Result<RpcId, RegisterError> {
         if !self.is_running() {
             return Err(RegisterError::ShutDown);
@@ -476,7 +472,7 @@ impl Core {
         self.links.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Ends calls whose deadline has passed; returns the next deadline.
+    /// Ends calls and requests whose deadline has passed; returns the next deadline.
     pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
         let sleeps = self.sleepers.wake_due(now);
         let mut next = earlier(self.expire_grace(now), sleeps);
@@ -487,7 +483,7 @@ impl Core {
                     transport.cancel(call);
                 }
             }
-            next = earlier(next, earliest);
+            next = earlier(earlier(next, earliest), link.running.expire(now));
         }
         next
     }

@@ -345,6 +345,11 @@ impl Driver {
         }
     }
 
+    /// Whether the progress thread has ended or is about to: nothing expires any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+
     /// Ends the progress thread.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
@@ -374,17 +379,15 @@ impl Driver {
                 // Somebody is to lead and has not been polled for a whole lease: others must not wait for that.
                 let _ = self.led.compare_exchange(led, 0, Ordering::SeqCst, Ordering::SeqCst);
             }
-            if !self.listening && !handed_over && (leads != seen || led != 0) {
-                if !is_idle {
-                    seen = leads;
-                    let mut lease = self.lease.lock();
-                    if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
-                        self.lease_ends.wait_for(&mut lease, LEASE);
-                    }
-                    drop(lease);
-                    self.expire_if_due(&expire);
-                    continue;
+            if !self.listening && !handed_over && !is_idle && (leads != seen || led != 0) {
+                seen = leads;
+                let mut lease = self.lease.lock();
+                if !self.handed_over.load(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
+                    self.lease_ends.wait_for(&mut lease, LEASE);
                 }
+                drop(lease);
+                self.expire_if_due(&expire);
+                continue;
             }
             seen = leads;
             // A panic of user code in a callback (a waker, a drop) must not end the service of all others.

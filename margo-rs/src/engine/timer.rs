@@ -39,7 +39,8 @@ impl Sleepers {
 
 /// Makes futures that wait for a time, on the engine's progress thread: to the millisecond or so.
 ///
-/// Cheap to clone. It does not keep the engine running; when that has ended, all sleeps are over at once.
+/// Cheap to clone. It does not keep the engine running; once that takes no more calls, at its end and before its finalize
+/// callbacks run, all sleeps are over at once.
 #[derive(Clone)]
 pub struct Timer {
     core: Weak<Core>,
@@ -90,7 +91,7 @@ impl Future for Sleep {
             core.driver.watch_deadline(self.at);
         }
         // An engine that ends wakes all sleepers once, and it may have done so just before.
-        if core.has_ended() { Poll::Ready(()) } else { Poll::Pending }
+        if core.driver.is_stopped() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

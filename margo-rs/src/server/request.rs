@@ -18,12 +18,11 @@ pub struct Request {
     in_flight: Arc<InFlight>,
     rpc: RpcId,
     parent: RpcId,
-    deadline: Option<Instant>,
 }
 
 impl Request {
-    pub(crate) fn new(in_flight: Arc<InFlight>, rpc: RpcId, parent: RpcId, deadline: Option<Instant>) -> Self {
-        Self { in_flight, rpc, parent, deadline }
+    pub(crate) fn new(in_flight: Arc<InFlight>, rpc: RpcId, parent: RpcId) -> Self {
+        Self { in_flight, rpc, parent }
     }
 
     /// The RPC, with its provider part.
@@ -59,7 +58,7 @@ impl Request {
 
     /// Until when the caller waits, if it said so, by this host's clock.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        self.in_flight.deadline()
     }
 
     /// Calls the caller back over its own connection; it need not listen. Calls fail once that connection is gone.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 const CANCELLED: u8 = 1;
 const ANSWERED: u8 = 2;
@@ -21,13 +22,27 @@ pub(crate) struct InFlight {
     bytes: u64,
     /// The handler works for nobody who waits: it runs to its end whoever goes away.
     detached: bool,
+    /// When nobody waits any more, whether the caller says so or not.
+    deadline: Option<Instant>,
     state: AtomicU8,
     wakers: Mutex<Vec<Waker>>,
 }
 
 impl InFlight {
-    pub(crate) fn new(link: Arc<LinkState>, call: CallId, bytes: u64, detached: bool) -> Arc<Self> {
-        Arc::new(Self { link, call, bytes, detached, state: AtomicU8::new(0), wakers: Mutex::new(Vec::new()) })
+    pub(crate) fn new(
+        link: Arc<LinkState>,
+        call: CallId,
+        bytes: u64,
+        detached: bool,
+        deadline: Option<Instant>,
+    ) -> Arc<Self> {
+        let (state, wakers) = (AtomicU8::new(0), Mutex::new(Vec::new()));
+        Arc::new(Self { link, call, bytes, detached, deadline, state, wakers })
+    }
+
+    /// Until when the caller waits, if it said so.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     pub(crate) fn link(&self) -> &Arc<LinkState> {
@@ -42,6 +57,9 @@ impl InFlight {
     pub(crate) fn make_cancellable(self: &Arc<Self>) {
         if !self.detached && self.state.load(Ordering::Acquire) & LISTED == 0 {
             self.link.running.list(self);
+            if let (Some(deadline), Some(core)) = (self.deadline, self.link.core()) {
+                core.driver.watch_deadline(deadline);
+            }
         }
     }
 
@@ -133,6 +151,24 @@ impl Running {
         if let Some(request) = request {
             request.cancel();
         }
+    }
+
+    /// Cancels what nobody waits for any more; returns the next deadline. The caller's cancel may be lost or late: it can
+    /// overtake its request, or stand behind others that are not read yet.
+    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        for request in self.entries.lock().by_call.values() {
+            match request.deadline {
+                Some(deadline) if deadline > now => next = Some(next.map_or(deadline, |next| next.min(deadline))),
+                Some(_) if !request.is_cancelled() => expired.push(request.clone()),
+                _ => {}
+            }
+        }
+        for request in expired {
+            request.cancel();
+        }
+        next
     }
 
     /// The link is gone.

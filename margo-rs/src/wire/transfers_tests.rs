@@ -43,7 +43,7 @@ impl Side {
     }
 
     fn expose(&self, store: &Arc<Store>) -> BulkDescriptor {
-        let key = self.regions.insert(5, Permission::ReadWrite, store.clone());
+        let key = self.regions.insert(5, Permission::ReadWrite, store.clone()).unwrap();
         BulkDescriptor::native(key, store.len(), Permission::ReadWrite, None)
     }
 

@@ -437,7 +437,8 @@ fn a_call_that_is_polled_no_more_is_sent_and_holds_up_no_other(setup: Setup) {
             // Until nobody looks at the transport any more.
             tokio::time::sleep(Duration::from_millis(50)).await;
             let mut kept = pin!(to.call(COUNTED, &()).timeout(LONG));
-            poll_fn(|cx| Poll::Ready(assert!(kept.as_mut().poll(cx).is_pending()))).await;
+            let first = poll_fn(|cx| Poll::Ready(kept.as_mut().poll(cx))).await;
+            assert!(first.is_pending());
             tokio::time::timeout(SOON, async {
                 while came.load(Ordering::SeqCst) == before {
                     tokio::time::sleep(Duration::from_millis(1)).await;

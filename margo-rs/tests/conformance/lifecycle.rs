@@ -22,6 +22,8 @@ conformance! {
     many_may_wait_for_the_end,
     an_ended_engine_refuses_everything,
     a_panicking_callback_stops_nothing,
+    a_sleep_in_a_finalize_callback_is_over_at_once,
+    a_callback_that_comes_too_late_is_dropped,
 }
 
 fn remote_shutdown_is_refused_unless_allowed(setup: Setup) {
@@ -259,4 +261,21 @@ fn a_panicking_callback_stops_nothing(setup: Setup) {
     engine.push_prefinalize_callback(|| panic!("in a prefinalize callback"));
     engine.shutdown().wait();
     seen.recv().unwrap();
+}
+
+fn a_sleep_in_a_finalize_callback_is_over_at_once(setup: Setup) {
+    let engine = setup.serve();
+    let timer = engine.timer();
+    engine.push_finalize_callback(move || timer.sleep(LONG * 1000).wait());
+    engine.shutdown().wait();
+}
+
+fn a_callback_that_comes_too_late_is_dropped(setup: Setup) {
+    let engine = setup.serve();
+    let (owned, late) = (Arc::new(()), engine.clone());
+    let kept = owned.clone();
+    engine.push_finalize_callback(move || late.push_prefinalize_callback(move || drop(kept)));
+    engine.shutdown().wait();
+    drop(engine);
+    eventually(|| Arc::strong_count(&owned) == 1);
 }

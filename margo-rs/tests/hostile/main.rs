@@ -188,6 +188,28 @@ fn status(body: &[u8]) -> i32 {
     i32::from_le_bytes(*body.first_chunk().expect("a status"))
 }
 
+/// It may be that its cancel overtook the request, or stands behind bytes that are not read.
+#[test]
+fn a_request_that_is_never_cancelled_ends_at_its_callers_deadline() {
+    let scene = Scene::new("a_request_that_is_never_cancelled_ends_at_its_callers_deadline");
+    let mut raw = scene.greet();
+    let mut ends = body("hang", None, &[]);
+    ends[8..12].copy_from_slice(&50u32.to_le_bytes());
+    for (call, never) in [(1, 0), (2, u32::MAX)] {
+        let mut lasts = body("hang", None, &[]);
+        lasts[8..12].copy_from_slice(&never.to_le_bytes());
+        raw.send(&frame(Kind::Request, 0, call, &lasts));
+    }
+    eventually(|| scene.server.load().requests == 2);
+    raw.send(&frame(Kind::Request, 0, 3, &ends));
+    raw.send(&request(4, "sum", &[0; 16]));
+    // In order: the third has arrived, too.
+    raw.read_response();
+    eventually(|| scene.server.load().requests == 2);
+    drop(raw);
+    scene.end();
+}
+
 #[test]
 fn whatever_is_no_hello_is_closed_at_once() {
     let scene = Scene::new("whatever_is_no_hello_is_closed_at_once");
