@@ -11,6 +11,9 @@ mod server;
 mod table;
 mod wheel;
 
+#[cfg(test)]
+mod race_tests;
+
 pub use client::{Call, CallRefused, ClientSession, Reply, ReplyRefused};
 pub use cookie::CookieJar;
 pub use gate::{Admission, Gate};

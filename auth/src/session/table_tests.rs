@@ -370,7 +370,7 @@ fn expiry_looks_at_what_is_due_and_not_at_all_there_is() {
 }
 
 #[test]
-fn closing_revoking_and_expiring_race_with_calls_and_lose_no_count() {
+fn closing_and_revoking_race_with_calls_and_lose_no_count() {
     for round in 0..20 {
         let table = table();
         let pairs: Vec<_> = (0..8).map(|uid| Pair::of(&table, Suite::Aes256Gcm, PROTECTIONS[0], uid)).collect();
@@ -387,10 +387,9 @@ fn closing_revoking_and_expiring_race_with_calls_and_lose_no_count() {
                 });
             }
             for (at, pair) in pairs.iter().enumerate() {
-                match (at + round) % 4 {
+                match (at + round) % 3 {
                     0 => assert!(table.close(&pair.client.id())),
                     1 => assert!(table.revoke(&pair.client.id())),
-                    2 => assert_eq!(table.revoke_uid(at as u32), 1),
                     _ => assert_eq!(table.revoke_uid(at as u32), 1),
                 }
             }

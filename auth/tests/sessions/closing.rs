@@ -184,6 +184,39 @@ fn a_close_ends_the_sessions_before_the_current_one() {
     calls.into_iter().for_each(|call| assert_eq!(call.wait().unwrap(), 5));
 }
 
+/// Whatever a session's end runs beside: a call is served, or was never begun.
+#[test]
+fn calls_race_with_new_sessions_and_with_the_close_and_none_is_lost() {
+    let auth = serve(builder());
+    for _ in 0..5 {
+        let (_engine, server) = connect(&auth, ALICE);
+        thread::scope(|scope| {
+            let calling: Vec<_> = (0..4)
+                .map(|caller| {
+                    let server = server.clone();
+                    scope.spawn(move || {
+                        for n in 0.. {
+                            let text = format!("{caller} {n}");
+                            match server.call(ECHO, &text).wait() {
+                                Ok(answer) => assert_eq!(answer, text),
+                                Err(CallError::Closed) => return n,
+                                Err(other) => panic!("{other:?}"),
+                            }
+                        }
+                        unreachable!("it is closed before")
+                    })
+                })
+                .collect();
+            for _ in 0..20 {
+                server.reauthenticate().wait().unwrap();
+            }
+            server.close().wait().unwrap();
+            assert!(calling.into_iter().map(|calling| calling.join().unwrap()).sum::<i32>() > 0);
+        });
+        assert_eq!(auth.counts().sessions, 0);
+    }
+}
+
 /// The last clone and the last call, in whatever order.
 #[test]
 fn the_last_call_closes_when_no_clone_is_left() {
