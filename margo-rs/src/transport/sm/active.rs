@@ -100,14 +100,17 @@ impl Polling {
         progress
     }
 
-    /// Looks no longer at links on which nothing has come for a while.
+    /// Looks no longer at links on which nothing has come for a while. One whose output waits for room stays: once its bell
+    /// is armed nobody asks what the peer has read. One that is blocked later comes back by [`Shared::attend`].
+    ///
+    /// [`Shared::attend`]: super::Shared::attend
     fn retire(&mut self) {
         for active in self.active.iter().filter(|active| !active.used) {
-            active.lane.bell.arm(false);
+            active.lane.bell.arm(active.connection.is_blocked());
         }
         fence(Ordering::SeqCst);
         self.active.retain_mut(|active| {
-            let stays = active.used || active.has_work();
+            let stays = active.used || active.connection.is_blocked() || active.has_work();
             if !stays {
                 return false;
             }
