@@ -3,6 +3,9 @@
 //! The peers are small programs beside this file, compiled here against the installed Margo and Thallium. Where Mercury
 //! is not linked or they are not installed, a line says so and nothing is tested.
 
+#[path = "interop/bulk.rs"]
+mod bulk;
+
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, HgString, Provider, ProviderId, Rpc, RpcId, Wait, protocol_help};
 use std::io::{BufRead, BufReader};

@@ -11,10 +11,10 @@ use crate::client::{Peer, RawCall};
 use crate::engine::Core;
 use crate::error::{CallError, ConnectError};
 use crate::limits::deadline_after;
-use crate::transport::tcp;
+use crate::transport;
 use std::fmt;
 use std::future::Future;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -103,14 +103,18 @@ pub struct Transfer {
     pub local: Window,
     /// The remote end, of the same length.
     pub remote: RemoteRange,
+    /// Where the remote end lies that the user asked for, of which this is a piece. Nothing is moved unless its owner
+    /// grants all of it.
+    pub whole: Range<u64>,
 }
 
 /// A transfer between a local and a remote region: a future that is ready when all bytes are in place.
 ///
 /// * It starts when the future is first polled. The deadline counts from then; without [`BulkTransfer::timeout`] it is the
 ///   engine's default for calls.
-/// * Dropping the future cancels the transfer: from then on it touches no local memory. What a cancelled, failed or late
-///   push has left in the remote region is unknown, and so is what a pull has left in the local one.
+/// * Dropping the future cancels the transfer: from then on it touches no local memory, except over Mercury, where what
+///   the network is moving at that moment may still arrive; [`Region::into_inner`] waits for that. What a cancelled, failed
+///   or late push has left in the remote region is unknown, and so is what a pull has left in the local one.
 /// * Large transfers go in several pieces at a time. The order in which bytes get to their places is not defined.
 /// * A push is done when the bytes are in the owner's memory.
 ///
@@ -234,7 +238,8 @@ impl Moving {
                 length,
             };
             let local = self.local.part(self.begun, length);
-            let transfer = Transfer { direction: self.direction, local, remote };
+            let whole = self.remote.offset..self.remote.offset + self.remote.length;
+            let transfer = Transfer { direction: self.direction, local, remote, whole };
             let left = deadline.saturating_duration_since(now);
             self.pieces.push(RawCall::transfer(self.peer.clone(), transfer, left));
             self.begun += length;
@@ -288,15 +293,16 @@ fn owner(core: &Arc<Core>, descriptor: &BulkDescriptor) -> Result<Arc<Peer>, Bul
     if !core.is_running() {
         return Err(BulkError::ShutDown);
     }
-    if core.is_listening() && address == core.own_address() {
+    let ours = core.own_address();
+    let Some(in_our_words) = transport::in_words_of(ours, address) else {
+        let ours = ours.protocol().to_owned();
+        return Err(ConnectError::OtherProtocol { address: address.clone(), ours }.into());
+    };
+    if core.is_listening() && in_our_words == *ours {
         return Ok(Arc::new(Peer::given(core.clone(), core.local())));
     }
-    if address.protocol() != core.own_address().protocol() {
-        let ours = core.own_address().protocol().to_owned();
-        return Err(ConnectError::OtherProtocol { address: address.clone(), ours }.into());
-    }
     // An engine prints numbers; a name would have to be looked up here, by whoever polls.
-    if address.protocol() == tcp::PROTOCOL && !tcp::is_literal(address) {
+    if !transport::is_literal(address) {
         return Err(BulkError::OwnerUnknown);
     }
     Ok(core.peer(address))

@@ -89,6 +89,7 @@ impl Link for LoopbackLink {
         let events = self.events().ok_or_else(|| TransferError::Failed("the engine was shut down".to_owned()))?;
         let key = transfer.remote.descriptor.key().ok_or(TransferError::OtherTransport)?;
         let (direction, length) = (transfer.direction, transfer.local.len());
+        events.grant(key, direction, transfer.whole.start, transfer.whole.end - transfer.whole.start)?;
         let theirs = events.grant(key, direction, transfer.remote.offset, length)?;
         let (from, to) = match direction {
             Direction::Pull => (theirs, transfer.local),

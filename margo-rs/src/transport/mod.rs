@@ -190,7 +190,8 @@ pub trait Transport: Send + Sync + 'static {
         None
     }
 
-    /// Largest transfer that should go in one piece, in bytes. Larger ones are cut, and their pieces run side by side.
+    /// Largest transfer that should go in one piece, in bytes. Larger ones are cut, and their pieces run side by side;
+    /// the owner of the region is asked for [`Transfer::whole`] with each, or refuses the last after others were made.
     fn transfer_piece(&self) -> u64 {
         u64::MAX
     }

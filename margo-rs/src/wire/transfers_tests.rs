@@ -39,7 +39,8 @@ impl Side {
         let access = if direction == Direction::Pull { crate::bulk::Access::Write } else { crate::bulk::Access::Read };
         let window = local.window(access, 0, local.len()).unwrap();
         let remote = RemoteRange { descriptor: remote.clone(), offset: 0, length: local.len() };
-        self.transfers.begin(call, Transfer { direction, local: window, remote }, &mut self.out).unwrap();
+        let transfer = Transfer { direction, local: window, remote, whole: 0..local.len() };
+        self.transfers.begin(call, transfer, &mut self.out).unwrap();
     }
 
     fn expose(&self, store: &Arc<Store>) -> BulkDescriptor {

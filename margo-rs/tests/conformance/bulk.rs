@@ -373,7 +373,15 @@ fn a_dropped_transfer_touches_no_memory_any_more(setup: Setup) {
         // The region is used on, for something else.
         here.write_at(0, &vec![3; size]).unwrap();
         assert_eq!(pair.to.call(SUM, &(1, 2)).wait().unwrap(), 3);
-        assert!(here.into_inner().wait().iter().all(|byte| *byte == 3));
+        let memory = here.into_inner().wait();
+        if setup.is_mercury() {
+            // What the network was moving has arrived, but nothing does after this.
+            let before = sum(&memory);
+            assert_eq!(pair.to.call(SUM, &(1, 2)).wait().unwrap(), 3);
+            assert_eq!(sum(&memory), before);
+        } else {
+            assert!(memory.iter().all(|byte| *byte == 3));
+        }
         let here = pair.client.stage(vec![2; size]).unwrap();
         let mut moving = pin!(pair.to.push(&here, region.descriptor()));
         cut += u32::from(begin(moving.as_mut()));

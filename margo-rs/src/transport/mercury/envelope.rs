@@ -12,7 +12,7 @@
 //!
 //! Numbers are little-endian, as in the frames of the built-in transports.
 
-use crate::bulk::Direction;
+use crate::bulk::{Direction, RegionKey};
 use crate::rpc::{ProviderId, RpcId};
 use crate::transport::PeerLimits;
 
@@ -135,8 +135,8 @@ pub(super) enum Kind {
     GoAway,
     /// The link ends.
     Bye,
-    /// The sender wants to move data from or to a region of the receiver's: what follows says which, as in a frame of the
-    /// built-in transports. The answer is a refusal's number, or 0; then the region's memory stays until the release.
+    /// The sender wants to move data from or to a region of the receiver's: a [`Wish`] follows. The answer is a refusal's
+    /// number, or 0; then the region's memory stays until the release.
     Grant(Direction),
     /// The sender no longer touches what it was granted under the number of its call.
     Release,
@@ -191,6 +191,40 @@ impl Head {
             _ => return None,
         };
         Some(Self { link: read_u64(bytes, 8)?, call: read_u64(bytes, 16)?, kind })
+    }
+}
+
+/// What follows the head of a [`Kind::Grant`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) key: RegionKey,
+    /// Offset and length in bytes of all that is to be moved in the end, which the owner must allow,
+    pub(super) whole: (u64, u64),
+    /// and of what this is about.
+    pub(super) piece: (u64, u64),
+}
+
+impl Wish {
+    /// Encoded size in bytes.
+    pub(super) const LEN: usize = RegionKey::LEN + 32;
+
+    pub(super) fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..32].copy_from_slice(&self.key.to_bytes());
+        for (at, number) in [(32, self.whole.0), (40, self.whole.1), (48, self.piece.0), (56, self.piece.1)] {
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Any numbers are a wish. They are checked against the region, by its owner.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Self::LEN] = bytes.first_chunk()?;
+        Some(Self {
+            key: RegionKey::from_bytes(bytes.first_chunk()?),
+            whole: (read_u64(bytes, 32)?, read_u64(bytes, 40)?),
+            piece: (read_u64(bytes, 48)?, read_u64(bytes, 56)?),
+        })
     }
 }
 
@@ -305,6 +339,17 @@ mod tests {
     }
 
     #[test]
+    fn wishes_have_their_bytes() {
+        let key = RegionKey { instance: 1, id: 2, secret: 3 };
+        let wish = Wish { key, whole: (4, 5), piece: (6, 7) };
+        let bytes = wish.encode();
+        assert_eq!(bytes[..32], key.to_bytes());
+        assert_eq!([bytes[32], bytes[40], bytes[48], bytes[56]], [4, 5, 6, 7]);
+        assert_eq!(Wish::decode(&bytes), Some(wish));
+        assert_eq!(Wish::decode(&bytes[..63]), None);
+    }
+
+    #[test]
     fn answers_are_told_apart() {
         for answer in [Answer::Response, Answer::Cancelled, Answer::Gone, Answer::Apart] {
             let mut bytes = answer.encode().to_vec();
@@ -322,6 +367,7 @@ mod tests {
             let _ = Welcome::decode(&bytes);
             let _ = Head::decode(&bytes);
             let _ = Answer::decode(&bytes);
+            let _ = Wish::decode(&bytes);
         }
     }
 }

@@ -7,14 +7,14 @@ mod moves;
 
 use self::moves::Moves;
 use super::Shared;
-use super::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
+use super::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome, Wish};
 use super::fabric::{Addr, Code, Incoming, Outgoing, Replies, explain, is_network_error};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{self, Direction, Plugin, Transfer, TransferError};
 use crate::error::{ConnectError, Status};
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Refusal, RequestHead, TransferHead};
+use crate::wire::{Refusal, RequestHead};
 use mochi_sys::mercury::HG_CANCELED;
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -412,12 +412,14 @@ impl MercuryLink {
     /// The peer wants to move data from or to a region of ours.
     fn on_wish(&self, request: &Arc<Incoming>, call: u64, direction: Direction) {
         self.heard_now();
-        let wish = request.read(|payload| payload.bytes()[Head::LEN..].first_chunk().map(TransferHead::decode));
+        let wish = request.read(|payload| Wish::decode(&payload.bytes()[Head::LEN..]));
         let (Ok(Some(wish)), Some(events), Some(shared)) = (wish, self.events(), self.shared.upgrade()) else {
             let _ = request.respond(&Answer::Gone.encode(), &[]);
             return;
         };
-        let granted = events.grant(&wish.key, direction, wish.offset, wish.length);
+        let Wish { key, whole, piece } = wish;
+        let granted = events.grant(&key, direction, whole.0, whole.1);
+        let granted = granted.and_then(|_| events.grant(&key, direction, piece.0, piece.1));
         let granted = granted.and_then(|window| window.pin().map_err(|_| bulk::Refusal::Revoked));
         let granted = granted.and_then(|pinned| shared.grants.add(self.id, call, pinned, shared.limits.max_in_flight));
         if granted.is_ok() && self.state() == state::LOST {

@@ -5,13 +5,12 @@
 
 use super::super::bulk::Bulk;
 use super::super::bulk::{Ended, Operation, Part, Way};
-use super::super::envelope::{Answer, Head, Kind, TUNNEL, TUNNEL_ONE_WAY};
+use super::super::envelope::{Answer, Head, Kind, TUNNEL, TUNNEL_ONE_WAY, Wish};
 use super::super::fabric::{Addr, Code, Replies, explain, is_network_error};
 use super::super::registration::Registered;
 use super::{MercuryLink, lost, state};
 use crate::bulk::{Foreign, Refusal, Transfer, TransferError, Withdrawn};
 use crate::transport::{CallId, LinkError};
-use crate::wire::TransferHead;
 use mochi_sys::mercury::{HG_INVALID_ARG, HG_PERMISSION, HG_SUCCESS};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -111,7 +110,9 @@ impl MercuryLink {
         // Without an address the link is lost: whoever waits is told so.
         let Some(peer) = self.addr.lock().clone() else { return Ok(()) };
         let key = transfer.remote.descriptor.key().copied().filter(|_| self.state() == state::KIN);
-        let (direction, offset, length) = (transfer.direction, transfer.remote.offset, transfer.local.len());
+        let direction = transfer.direction;
+        let whole = (transfer.whole.start, transfer.whole.end - transfer.whole.start);
+        let piece = (transfer.remote.offset, transfer.local.len());
         let progress = Mutex::new(Progress { transfer: Some(transfer), ..Progress::default() });
         let begun = Arc::new(Move { call, link: self.this.clone(), link_id: self.id, peer, progress });
         self.moves.table.lock().insert(call.0, begun.clone());
@@ -124,8 +125,7 @@ impl MercuryLink {
                 self.moves.remove(call);
             });
         };
-        let mut wish = Vec::with_capacity(TransferHead::LEN);
-        TransferHead { key, offset, length }.encode(&mut wish);
+        let wish = Wish { key, whole, piece }.encode();
         let head = Head { link: self.id, call: call.0, kind: Kind::Grant(direction) };
         match self.send(TUNNEL.as_u64(), false, call.0, &head.encode(), &wish) {
             Err(code) if is_network_error(code) => self.lose(lost(code), false),
