@@ -5,32 +5,29 @@
 //! taken back meanwhile gets no new grants, and its memory comes when the last one was given up.
 //!
 //! A peer whose link has ended may be touching the memory still. Its grants stay until it gives them up, or is found to
-//! be dead: it is asked from time to time, until a question cannot be sent.
+//! be [out of reach](super::death).
 
 use super::Shared;
-use super::envelope::{HELLO, Hello, Purpose};
-use super::fabric::{Addr, Code, Replies, is_network_error};
+use super::death::is_out_of_reach;
+use crate::address::Address;
 use crate::bulk::{Pinned, Refusal};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::thread;
 
 /// The grants of all links.
 #[derive(Default)]
 pub(super) struct Grants {
     /// By link and call.
     held: Mutex<HashMap<u64, HashMap<u64, Pinned>>>,
-    orphans: Mutex<HashMap<u64, Arc<Orphan>>>,
+    orphans: Mutex<HashMap<u64, Orphan>>,
 }
 
 /// A peer that holds grants though its link has ended.
 struct Orphan {
-    link: u64,
-    peer: Arc<Addr>,
-    shared: Weak<Shared>,
-    /// When to ask it again, in milliseconds of the transport's clock.
-    due: AtomicU64,
+    peer: Address,
+    /// When to look for it again, in milliseconds of the transport's clock.
+    due: u64,
 }
 
 impl Grants {
@@ -76,60 +73,48 @@ impl Grants {
         drop((orphans, held));
     }
 
-    /// The link has ended. Its peer is asked at once whether it is there.
-    pub(super) fn orphan(&self, shared: &Shared, link: u64, peer: Option<Arc<Addr>>) {
+    /// The link has ended. Its peer is looked for at once.
+    pub(super) fn orphan(&self, shared: &Shared, link: u64, peer: &Address) {
         if !self.held.lock().contains_key(&link) {
             return;
         }
-        let Some(peer) = peer else { return };
-        let due = AtomicU64::new(shared.now_ms());
-        let orphan = Orphan { link, peer, shared: shared.this.clone(), due };
-        self.orphans.lock().insert(link, Arc::new(orphan));
+        let due = shared.now_ms();
+        self.orphans.lock().insert(link, Orphan { peer: peer.clone(), due });
         if !self.held.lock().contains_key(&link) {
             // Given up just now.
             self.forget(link);
         }
-        shared.check_at(shared.now_ms());
+        shared.check_at(due);
     }
 
-    /// When somebody has to be asked, in milliseconds of the transport's clock.
+    /// When somebody has to be looked for, in milliseconds of the transport's clock.
     pub(super) fn due(&self) -> u64 {
-        let orphans = self.orphans.lock();
-        orphans.values().map(|orphan| orphan.due.load(Ordering::Acquire)).min().unwrap_or(u64::MAX)
+        self.orphans.lock().values().map(|orphan| orphan.due).min().unwrap_or(u64::MAX)
     }
 
-    /// Asks those whose time has come.
+    /// Looks for those whose time has come.
     pub(super) fn on_time(&self, shared: &Shared, now: u64) {
-        let orphans: Vec<_> = self.orphans.lock().values().cloned().collect();
-        for orphan in orphans {
-            if orphan.due.load(Ordering::Acquire) <= now {
-                orphan.due.store(u64::MAX, Ordering::Release);
-                if let Err(code) = orphan.ask(shared) {
-                    orphan.on_reply(0, Err(code));
+        let mut missing = Vec::new();
+        for (link, orphan) in self.orphans.lock().iter_mut().filter(|(_, orphan)| orphan.due <= now) {
+            orphan.due = now.saturating_add(shared.keepalive_ms);
+            missing.push((*link, orphan.peer.clone()));
+        }
+        if missing.is_empty() {
+            return;
+        }
+        // To look may take a while, and polling must not.
+        let shared = shared.this.clone();
+        let look = move || {
+            for (link, peer) in missing {
+                if is_out_of_reach(&peer)
+                    && let Some(shared) = shared.upgrade()
+                {
+                    shared.grants.forget(link);
                 }
             }
-        }
-    }
-}
-
-impl Orphan {
-    fn ask(self: &Arc<Self>, shared: &Shared) -> Result<(), Code> {
-        let hello = Hello { purpose: Purpose::Ping, link: self.link, limits: shared.limits_stated() };
-        let request = self.peer.fabric().request(&self.peer, HELLO.as_u64(), false)?;
-        request.send(&hello.encode(), &[], self.clone(), 0)
-    }
-}
-
-impl Replies for Orphan {
-    fn on_reply(&self, _: u64, reply: Result<&[u8], Code>) {
-        let Some(shared) = self.shared.upgrade() else { return };
-        match reply {
-            Err(code) if is_network_error(code) => shared.grants.forget(self.link),
-            _ => {
-                let due = shared.now_ms().saturating_add(shared.keepalive_ms);
-                self.due.store(due, Ordering::Release);
-                shared.check_at(due);
-            }
+        };
+        if let Err(error) = thread::Builder::new().name("margo-orphans".to_owned()).spawn(look) {
+            tracing::warn!(%error, "no thread to look for peers that have gone");
         }
     }
 }

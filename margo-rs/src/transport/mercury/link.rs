@@ -572,9 +572,9 @@ impl MercuryLink {
         drop(incoming);
         self.waiting.lock().clear();
         self.moves.abandon();
-        let addr = self.addr.lock().take();
+        self.addr.lock().take();
         if let Some(shared) = self.shared.upgrade() {
-            shared.grants.orphan(&shared, self.id, addr);
+            shared.grants.orphan(&shared, self.id, &self.peer);
         }
         let events = self.events.lock().take();
         if let Some(events) = events {

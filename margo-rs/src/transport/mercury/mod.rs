@@ -6,6 +6,7 @@
 
 #[allow(unsafe_code)]
 mod bulk;
+mod death;
 mod envelope;
 #[allow(unsafe_code)]
 mod fabric;

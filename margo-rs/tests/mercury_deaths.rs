@@ -1,0 +1,215 @@
+//! Processes that end, or are stopped, while bulk data moves over Mercury.
+//!
+//! The test binary starts itself again, with what to be in an environment variable.
+
+use margo_rs::bulk::{BulkDescriptor, BulkError, Permission, Region};
+use margo_rs::{Builder, Engine, Rpc, Wait, protocol_help};
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::pin::pin;
+use std::process::{Child, Command, Stdio};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+
+const ROLE: &str = "MARGO_RS_TEST_ROLE";
+/// The region that the process exposes.
+const REGION: Rpc<(), BulkDescriptor> = Rpc::new("region");
+const LONG: Duration = Duration::from_secs(100);
+
+const OFI_TCP: &str = "ofi+tcp://127.0.0.1";
+const NA_SM: &str = "na+sm";
+
+/// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
+fn watchdog(name: &'static str) {
+    thread::spawn(move || {
+        thread::sleep(LONG + Duration::from_secs(20));
+        eprintln!("test {name} hangs");
+        std::process::abort();
+    });
+}
+
+fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Not a test of its own: what a process that a test starts does.
+#[test]
+fn role() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    watchdog("role");
+    let say = |text: &str| {
+        println!("\nsays {text}");
+        std::io::stdout().flush().unwrap();
+    };
+    match role.split(' ').collect::<Vec<_>>()[..] {
+        ["own", address, size] => {
+            let (server, _region) = owner(address, size.parse().unwrap());
+            say(server.address().as_str());
+            server.wait().wait();
+        }
+        ["move", address, size] => {
+            let client = Engine::connect(address).unwrap();
+            let to = client.lookup(address).wait().unwrap();
+            let here = client.stage(vec![7; size.parse().unwrap()]).unwrap();
+            let remote = to.call(REGION, &()).wait().unwrap();
+            say("moving");
+            loop {
+                to.push(&here, &remote).wait().unwrap();
+                to.pull(&remote, &here).wait().unwrap();
+            }
+        }
+        _ => panic!("no such role"),
+    }
+    std::process::exit(0);
+}
+
+/// A process in a role, killed when it is dropped.
+struct Process {
+    child: Child,
+    says: String,
+}
+
+impl Process {
+    fn start(role: &str) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let says =
+            lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
+        // The pipe stays open as long as the process.
+        thread::spawn(move || lines.for_each(drop));
+        Self { child, says }
+    }
+
+    fn stop(&self) {
+        let sent = Command::new("kill").args(["-s", "STOP", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+macro_rules! on_each_plugin {
+    ($($test:ident),* $(,)?) => {
+        $(mod $test {
+            #[test]
+            fn ofi_tcp() {
+                super::run(concat!(stringify!($test), "::ofi_tcp"), super::$test, super::OFI_TCP);
+            }
+
+            #[test]
+            fn na_sm() {
+                super::run(concat!(stringify!($test), "::na_sm"), super::$test, super::NA_SM);
+            }
+        })*
+    };
+}
+
+on_each_plugin! {
+    an_owner_that_is_killed_ends_its_transfers,
+    memory_comes_back_from_initiators_that_are_killed,
+    memory_that_a_stopped_process_may_write_stays_until_it_is_dead,
+}
+
+fn run(name: &'static str, test: fn(&str), address: &str) {
+    if protocol_help(NA_SM).is_some() {
+        return println!("not tested: Mercury is not linked");
+    }
+    watchdog(name);
+    test(address);
+}
+
+/// An engine that looks soon whether its peers are there.
+fn watchful(address: &str) -> Builder {
+    Engine::builder(address).limits(|limits| limits.keepalive = Duration::from_millis(300))
+}
+
+/// A server with a region, and the region.
+fn owner(address: &str, size: usize) -> (Engine, Region) {
+    let server = watchful(address).listen().wait().unwrap();
+    let region = server.expose(vec![7; size], Permission::ReadWrite).unwrap();
+    let descriptor = region.descriptor().clone();
+    server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
+    (server, region)
+}
+
+fn an_owner_that_is_killed_ends_its_transfers(address: &str) {
+    let size = 60_000_000;
+    let client = watchful(address).connect().unwrap();
+    for round in 0..6u64 {
+        let mut owner = Process::start(&format!("own {address} {size}"));
+        let to = client.lookup(&owner.says).wait().unwrap();
+        let remote = to.call(REGION, &()).wait().unwrap();
+        let here = client.stage(vec![1; size]).unwrap();
+        let killer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(round * 10));
+            owner.child.kill().unwrap();
+            owner
+        });
+        let error = loop {
+            let result = if round % 2 == 0 { to.pull(&remote, &here) } else { to.push(&here, &remote) };
+            if let Err(error) = result.timeout(LONG).wait() {
+                break error;
+            }
+        };
+        // The last is what the kernel says of memory of a process that is gone.
+        let known =
+            matches!(error, BulkError::ConnectionLost { .. } | BulkError::Unreachable(_) | BulkError::Transport { .. });
+        assert!(known, "{error:?}");
+        assert_eq!(here.into_inner().wait().len(), size);
+        drop(killer.join().unwrap());
+    }
+    eventually(|| client.load().calls == 0 && client.load().regions == 0);
+    client.shutdown().wait();
+}
+
+fn memory_comes_back_from_initiators_that_are_killed(address: &str) {
+    let size = 30_000_000;
+    for round in 0..6u64 {
+        let (server, region) = owner(address, size);
+        let mut initiator = Process::start(&format!("move {} {size}", server.address()));
+        thread::sleep(Duration::from_millis(round * 10));
+        initiator.child.kill().unwrap();
+        drop(initiator);
+        assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
+        eventually(|| server.load().links == 0);
+        server.shutdown().wait();
+    }
+}
+
+fn memory_that_a_stopped_process_may_write_stays_until_it_is_dead(address: &str) {
+    let size = 30_000_000;
+    let mut kept = 0;
+    for _ in 0..20 {
+        let (server, region) = owner(address, size);
+        let initiator = Process::start(&format!("move {} {size}", server.address()));
+        initiator.stop();
+        eventually(|| server.load().links == 0);
+        let mut back = pin!(region.into_inner());
+        if back.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            kept += 1;
+            // Asked again, it still does not say that it is over.
+            thread::sleep(Duration::from_millis(700));
+            assert!(back.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            drop(initiator);
+            assert_eq!(back.wait().len(), size);
+        }
+        server.shutdown().wait();
+        if kept == 2 {
+            break;
+        }
+    }
+    assert!(kept > 0, "no process was stopped while it had a grant");
+}
