@@ -32,6 +32,14 @@
 //! assert_eq!(to.call(STORE, region.descriptor()).wait()?, 100_000);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # With programs in C and C++
+//!
+//! Over Mercury a [`BulkDescriptor`] in arguments and results is an `hg_bulk_t` of Margo's and a `bulk` of Thallium's, both
+//! ways; nothing has to be converted. `HG_BULK_NULL` is none. Of one that comes from them the owner is not known: use the
+//! endpoint of whom it was exposed by. One of ours needs the owner's address as an argument of its own, where a third
+//! program is to use it (`origin_addr`); an address that was bound to a handle (`HG_Bulk_bind`) is not looked at. They ask
+//! nobody before they move data: see `transport::mercury` for what that means for taking memory back.
 
 mod descriptor;
 mod error;

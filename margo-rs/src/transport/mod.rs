@@ -21,8 +21,9 @@
 //! | largest payload | the receiver's [`max_message`](crate::Limits::max_message) | the same | the same; what is larger is refused only after Mercury has fetched it | the same |
 //! | memory for what arrives is taken | as it arrives | as it arrives | by Mercury, as much as the sender states, before anything is checked | |
 //! | user of the peer known | no | yes, by the kernel's word | no; `na+sm` is open to processes of the same user only | yes, it is this process |
-//! | bulk transfers | yes | yes | not yet: `Unsupported` | yes |
-//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | | two, one of them in the cache |
+//! | bulk transfers | yes | yes | yes | yes |
+//! | the owner checks key, permission and bounds of a transfer | always | always | if both ends are of this crate; see `transport::mercury` | always |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | as the plugin does: none on the initiator's side, none on the owner's over `na+sm` (the kernel makes one) | two, one of them in the cache |
 //! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | the plugin's | none |
 //!
 //! Over Mercury's `na+sm`, an engine that has reached an address cannot reach another server at the same one: the plugin

@@ -3,6 +3,23 @@
 //! What goes over the wire is what Margo sends: an RPC id, the parent's id before the input, a status before the output.
 //! Engines of this crate find out that the other one is, too, and then use an [`envelope`] that gives them
 //! what Mercury alone does not: cancelling, an end that both sides notice, deadlines that the server knows.
+//!
+//! # Bulk data
+//!
+//! The initiator of a transfer, or its network card, moves the bytes by itself. Mercury has nothing by which an owner could
+//! refuse or notice that, so engines of this crate [ask](grants) before each piece and say when it is over: then the rules
+//! are those of the other transports, at the price of a round trip. What is different, and cannot be helped:
+//!
+//! * Programs in C and C++ do not ask. What they may do with a region was fixed when it was exposed, and is checked by the
+//!   network as far as it does so: `ofi+…` checks key and direction, `na+sm` nothing but that the process is of the same
+//!   user. Memory is to be taken back from them when they have said that they are done, as Margo's users know it: what
+//!   such a peer has begun by then goes on where software moves the bytes.
+//! * The keys of `ofi+tcp` are small numbers that count up. Whoever reaches the port can try them, and so reach all memory
+//!   that is exposed, or was the local end of a transfer, without a descriptor. Where not all who can are trusted, seal
+//!   the data (`mochi_auth::bulk`), or use `native+tcp`.
+//! * A piece that is being moved cannot be stopped where the plugin cannot. Taking back a region of either end waits for it;
+//!   also for one that was cancelled, or whose peer is lost and not known to be dead.
+//! * A region's descriptor has about 72 bytes for each segment of its memory, and 64 KiB at most.
 
 #[allow(unsafe_code)]
 mod bulk;
