@@ -37,13 +37,19 @@ enum Task {
         /// How long each fuzz target runs
         #[arg(long, value_name = "SECONDS", default_value_t = 20)]
         fuzz_seconds: u64,
+
+        /// For how long processes are killed at random moments of their transfers
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        kill_seconds: u64,
     },
 }
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo => demo::run(),
-        Task::Test { fuzz_seconds } => test::run(Duration::from_secs(fuzz_seconds)),
+        Task::Test { fuzz_seconds, kill_seconds } => {
+            test::run(Duration::from_secs(fuzz_seconds), Duration::from_secs(kill_seconds))
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,18 @@
-//! `cargo xtask test`: all tests of the workspace, then the fuzz targets, then what did not run and why.
+//! `cargo xtask test`: all tests of the workspace, then the one that kills processes for a minute, the fuzz targets, and what
+//! did not run and why.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::munged::{Munged, SOCKET_VARIABLE};
 use crate::prepare::program;
-use crate::{Outcome, cargo, fuzz, prepare};
+use crate::{Outcome, cargo, fuzz, prepare, workspace};
 
 /// With this set a test that finds no munged fails instead of skipping itself.
 const REQUIRE_MUNGED: &str = "MOCHI_REQUIRE_MUNGED";
+
+/// Seconds for which `margo-rs/tests/kills.rs` goes on.
+const KILL_SECONDS: &str = "MOCHI_KILL_SECONDS";
 
 /// One part of the run and how it went.
 struct Part {
@@ -18,7 +22,7 @@ struct Part {
 }
 
 /// Prepares the machine and runs everything; a failed part does not keep the others from running.
-pub(crate) fn run(fuzz_time: Duration) -> Outcome {
+pub(crate) fn run(fuzz_time: Duration, kill_time: Duration) -> Outcome {
     prepare::install(&[prepare::TO_BUILD, prepare::TO_FUZZ])?;
     let munged = Munged::find_or_start()?;
     let mut parts = Vec::new();
@@ -34,10 +38,31 @@ pub(crate) fn run(fuzz_time: Duration) -> Outcome {
     } else {
         step("tests and doc tests", cargo().args(["test", "--no-fail-fast"]).args(everything));
     }
+    // All of its tests at once: they wait for processes to start, most of the time.
+    let kills = ["test", "--package", "margo-rs", "--all-features", "--test", "kills", "--", "--test-threads=6"];
+    let seconds = kill_time.as_secs();
+    step(&format!("kills, {seconds} s"), cargo().args(kills).env(KILL_SECONDS, seconds.to_string()));
+    let miri = has_miri();
+    if miri {
+        // Proptest asks where it is, to keep what it finds.
+        let ring = ["+nightly", "miri", "test", "--package", "margo-rs", "--lib", "--", "transport::sm::ring_tests"];
+        let mut command = Command::new("cargo");
+        command.current_dir(workspace()).args(ring);
+        step("the ring under Miri", command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("MOCHI_MERCURY", "off"));
+    }
     for (target, mut command) in fuzz::commands(fuzz_time)? {
         step(&format!("fuzz target {target}, {} s", fuzz_time.as_secs()), &mut command);
     }
+    if !miri {
+        println!("\nMiri is not installed here (`rustup +nightly component add miri`): the ring did not run under it.");
+    }
     summarise(&parts)
+}
+
+/// Whether a nightly toolchain has Miri.
+fn has_miri() -> bool {
+    let found = Command::new("cargo").args(["+nightly", "miri", "--version"]).output();
+    found.is_ok_and(|output| output.status.success())
 }
 
 fn measure(name: &str, command: &mut Command) -> Part {
