@@ -28,7 +28,7 @@ const CASES: [&str; 20] = [
     "fair/64B/1000",
 ];
 
-const SEALED: [&str; 15] = [
+const SEALED: [&str; 18] = [
     "sealed/0B/1",
     "sealed/64B/1",
     "sealed/1KiB/1",
@@ -38,6 +38,9 @@ const SEALED: [&str; 15] = [
     "sealed/1KiB/64",
     "sealed/64KiB/64",
     "handshake",
+    "sealed-pull/16MiB/none",
+    "sealed-pull/16MiB/integrity",
+    "sealed-pull/16MiB/private",
     "sealed-crowd/64B/10",
     "sealed-crowd/64B/100",
     "sealed-crowd/64B/1000",
@@ -89,7 +92,7 @@ fn is_positive(value: &Value) -> bool {
 
 #[test]
 fn every_case_has_its_figures_in_the_json_over_each_transport() {
-    for transport in ["tcp", "sm"] {
+    for transport in ["tcp", "sm", "same-node"] {
         let report = json(&[&QUICK[..], &["--json", "--transport", transport]].concat());
         assert_eq!(names(&report), CASES);
         for row in rows(&report) {
@@ -154,6 +157,25 @@ fn sessions_are_measured_on_request_next_to_plain_calls() {
     assert!(error_line(&["--cases", "sealed"]).contains("--auth"));
     let error = error_line(&["--auth", "munge", "--munge-socket", "/nonexistent/socket", "--cases", "handshake"]);
     assert!(error.contains("/nonexistent/socket"), "{error}");
+}
+
+#[test]
+fn a_soak_calls_over_each_transport_and_in_sessions_and_finds_nothing_grown() {
+    let report = json(&["soak", "--calls", "9000", "--json"]);
+    let found: Vec<_> = report.as_array().expect("a list").iter().collect();
+    let names: Vec<_> = found.iter().map(|soaked| (soaked["transport"].as_str(), soaked["sealed"].as_bool())).collect();
+    let expected = ["tcp", "sm", "same-node"].map(|name| [(Some(name), Some(false)), (Some(name), Some(true))]);
+    assert_eq!(names, expected.concat());
+    for soaked in found {
+        assert_eq!((&soaked["calls"], &soaked["bulk"], &soaked["flat"]), (&9000.into(), &true.into(), &true.into()));
+        for process in ["client", "server"] {
+            assert!(is_positive(&soaked["at_the_end"][process]["resident"]), "{soaked}");
+        }
+        let sessions = &soaked["at_the_end"]["server"]["sessions"];
+        assert_eq!(is_positive(sessions), soaked["sealed"] == true, "{soaked}");
+    }
+    let text = stdout(&bench(&["soak", "--calls", "1000", "--transport", "sm", "--plain"]));
+    assert!(text.starts_with("sm: ") && text.ends_with("flat\n") && text.lines().count() == 1, "{text}");
 }
 
 #[test]
@@ -265,6 +287,8 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         (&["--server", "native+tcp://127.0.0.1:1", "--pin", "0,1"], "--pin"),
         (&["--server", "native+tcp://127.0.0.1:1", "--transport", "sm"], "--transport"),
         (&["--json", "--markdown"], "--markdown"),
+        (&["soak", "--calls", "1"], "--calls"),
+        (&["soak", "--server", "native+tcp://127.0.0.1:1", "--transport", "sm"], "--transport"),
     ] {
         let output = bench(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");

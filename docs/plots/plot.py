@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 80, 200, 44, 56
-COLOURS = ["#0b6e99", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#5f6c7b"]
+COLOURS = ["#0b6e99", "#d1495b", "#66a182", "#8d6a9f", "#edae49", "#5f6c7b", "#2e4057", "#b56576", "#3a7d44", "#bc6c25"]
 
 # Family: its title, what is on the x axis, what on the y axis, and which figure that is.
 FAMILIES = {
@@ -28,7 +28,9 @@ FAMILIES = {
     "handshake": ("Opening a session", "", "median, µs", "p50_us"),
 }
 UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-KINDS = ("call", "sealed", "crowd", "sealed-crowd", "fair", "sealed-fair", "pull", "push", "sessions", "handshake")
+KINDS = (
+    "call", "sealed", "crowd", "sealed-crowd", "fair", "sealed-fair", "pull", "push", "sealed-pull", "sessions", "handshake",
+)
 
 
 def size_of(text):
@@ -49,6 +51,8 @@ def place(row):
         yield ("latency" if rest[1] == "1" else "rate"), line, size_of(rest[0])
     elif kind in ("pull", "push"):
         yield "bulk", line, size_of(rest[0])
+    elif kind == "sealed-pull":
+        yield "bulk", f"{line}, {rest[1]}", size_of(rest[0])
     elif kind == "handshake":
         yield "handshake", line, 1
     else:

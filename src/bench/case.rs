@@ -3,12 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use mochi_auth::bulk::Level;
+
 use super::sample::Sample;
 
 /// Payload sizes of calls, in bytes.
 const CALL_SIZES: [usize; 4] = [0, 64, 1 << 10, 64 << 10];
 /// Sizes of bulk transfers, in bytes.
 const BULK_SIZES: [usize; 3] = [64 << 10, 1 << 20, 16 << 20];
+/// Size of bulk transfers in sessions, in bytes.
+const PROTECTED: usize = 16 << 20;
 /// Calls in flight.
 const DEPTHS: [usize; 2] = [1, 64];
 /// Connected clients.
@@ -19,7 +23,7 @@ const SESSIONS: [usize; 2] = [1000, 100_000];
 const SMALL: usize = 64;
 
 /// One row of the results. Its name is `call/64B/1`: what is done, with how many bytes, how many of it in flight. Bulk
-/// transfers come one after the other: `pull/16MiB`. Where it is clients or sessions that are many, the number is theirs:
+/// transfers come one after the other: `pull/16MiB`, and in a session `sealed-pull/16MiB/private`. Where it is clients or sessions that are many, the number is theirs:
 /// `crowd/64B/1000`, `sessions/100000`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Case {
@@ -49,6 +53,8 @@ pub(super) enum Kind {
     Pull,
     /// A bulk transfer into the server's memory.
     Push,
+    /// Bulk data that the server's handler pulls and checks, in a session.
+    Protected(Level),
 }
 
 /// What a case is about, and so what its ratio compares.
@@ -91,7 +97,9 @@ impl Case {
         let sessions = SESSIONS.into_iter().map(move |sessions| case(Kind::Sessions, true, SMALL, sessions));
         let plain = echoes(false).chain(moves(Kind::Pull)).chain(moves(Kind::Push)).chain(crowds(false));
         let handshake = case(Kind::Handshake, true, 0, 1);
-        plain.chain(echoes(true)).chain([handshake]).chain(crowds(true)).chain(sessions)
+        let levels = [Level::None, Level::Integrity, Level::Private];
+        let protected = levels.into_iter().map(move |level| case(Kind::Protected(level), true, PROTECTED, 1));
+        plain.chain(echoes(true)).chain([handshake]).chain(protected).chain(crowds(true)).chain(sessions)
     }
 
     /// Whether it takes long to set up, so that it is measured on request alone, in one round.
@@ -109,6 +117,11 @@ impl Case {
         Case { kind: Kind::Call, count: in_flight, ..self }
     }
 
+    /// The network's own transfer of as much data.
+    pub(super) fn bare_pull(self) -> Case {
+        Case { kind: Kind::Pull, sealed: false, ..self }
+    }
+
     /// Calls with the same payload, without a session.
     pub(super) fn plain(self) -> Case {
         Case { kind: Kind::Call, sealed: false, ..self }
@@ -116,7 +129,7 @@ impl Case {
 
     pub(super) fn aspect(&self) -> Aspect {
         match self.kind {
-            Kind::Pull | Kind::Push | Kind::Fair => Aspect::Rate,
+            Kind::Pull | Kind::Push | Kind::Protected(_) | Kind::Fair => Aspect::Rate,
             Kind::Call if self.count > 1 => Aspect::Rate,
             _ => Aspect::Latency,
         }
@@ -132,6 +145,9 @@ impl fmt::Display for Case {
             (Kind::Sessions, _) => return f.pad(&format!("sessions/{count}")),
             (Kind::Pull, _) => return f.pad(&format!("pull/{size}")),
             (Kind::Push, _) => return f.pad(&format!("push/{size}")),
+            (Kind::Protected(Level::None), _) => return f.pad(&format!("sealed-pull/{size}/none")),
+            (Kind::Protected(Level::Integrity), _) => return f.pad(&format!("sealed-pull/{size}/integrity")),
+            (Kind::Protected(Level::Private), _) => return f.pad(&format!("sealed-pull/{size}/private")),
             (Kind::Call, false) => "call",
             (Kind::Call, true) => "sealed",
             (Kind::Crowd, false) => "crowd",
@@ -199,6 +215,7 @@ mod tests {
         assert_eq!(name(Kind::Sessions, true, 64, 100_000), "sessions/100000");
         assert_eq!(name(Kind::Pull, false, 16 << 20, 1), "pull/16MiB");
         assert_eq!(name(Kind::Push, false, 64 << 10, 1), "push/64KiB");
+        assert_eq!(name(Kind::Protected(Level::Private), true, 16 << 20, 1), "sealed-pull/16MiB/private");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! process.rs   server processes, which end with us
 //! files.rs     open files, of which many clients need many
 //! sample.rs    times of one measurement
+//! soak.rs      a million calls, and memory that must not grow with them
 //! report/      the table, for people and for documents, and the JSON
 //! machine.rs   where it ran; pinning
 //! ```
@@ -29,6 +30,7 @@ mod report;
 mod rounds;
 mod sample;
 mod serve;
+mod soak;
 mod target;
 
 use std::fs::File;
@@ -65,15 +67,22 @@ with the median ratio. B/s counts payload, one way.
 thousand calls in flight. The notes say what the server's memory grew by for each client, and what the slowest client got \
 done of what each would have got if all were equal.
 
+`tcp`, and any other address, is measured without the shared memory that engines use underneath between processes of one \
+node; `same-node` is measured with it, on the floor of shared memory. Of many clients, those beyond the number for which a \
+server has shared memory are on TCP.
+
 With --auth, the floor of a sealed call is the same call without a session, to a server of the same kind, and the notes say \
-what the cipher alone takes of it, sealing and opening at both ends. The floor of a handshake is an empty plain call, and with MUNGE also what its daemon takes to make and to read one credential. \
+what the cipher alone takes of it, sealing and opening at both ends. The floor of a handshake is an empty plain call, and \
+with MUNGE also what its daemon takes to make and to read one credential. `sealed-pull` is bulk data that a handler pulls in \
+a session; its floor is the network's own transfer of as much. \
 `sessions/100000` are calls in one session after the other of so many, and take a while to set up: they are measured with \
 --all, or if --cases names them, in one round; their floor is one session.
 
 To measure between two hosts, run `mochi bench serve native+tcp://eth0` on one, and `mochi bench --server` with the address \
 that it prints on the other. Calls and transfers have no floor then.";
 
-const USAGE: &str = "mochi bench [OPTIONS]\n       mochi bench serve [OPTIONS] [ADDRESS]";
+const USAGE: &str =
+    "mochi bench [OPTIONS]\n       mochi bench serve [OPTIONS] [ADDRESS]\n       mochi bench soak [OPTIONS]";
 
 #[derive(Args)]
 #[command(
@@ -89,11 +98,14 @@ pub(crate) struct Arguments {
     options: Options,
 }
 
-/// Server processes; the hidden ones are started by measurements alone.
+/// Other things than measuring: server processes, of which the hidden ones are started by measurements alone, and a soak.
 #[derive(Subcommand)]
 enum Part {
     /// Serve `mochi bench --server`, from this or another host: whoever can reach it can make it work
     Serve(serve::Arguments),
+    /// Make a million calls over each transport, and fail if memory or open files have grown with them
+    #[command(after_long_help = soak::ABOUT)]
+    Soak(soak::Arguments),
     #[command(hide = true)]
     Floor(floor::EchoArguments),
     #[command(hide = true)]
@@ -104,8 +116,8 @@ enum Part {
 
 #[derive(Args)]
 struct Options {
-    /// What the calls go over: `tcp` is native+tcp on the loopback interface, `sm` is native+sm; or an address to listen
-    /// on; several, with commas between
+    /// What the calls go over: `tcp` is native+tcp on the loopback interface, `sm` is native+sm, `same-node` is native+tcp
+    /// with shared memory underneath; or an address to listen on; several, with commas between
     #[arg(long, value_delimiter = ',', default_value = "tcp")]
     transport: Vec<String>,
 
@@ -175,6 +187,17 @@ struct Setup<'a> {
     auth: Option<Mechanism>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            options: Options,
+        }
+        <Only as clap::Parser>::parse_from(["bench"]).options
+    }
+}
+
 impl Options {
     fn transports(&self) -> Outcome<Vec<String>> {
         if let Some(server) = &self.server {
@@ -231,6 +254,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
     let work = move || match arguments.part {
         None => measure(&arguments.options),
         Some(Part::Serve(arguments)) => serve::run(&arguments),
+        Some(Part::Soak(arguments)) => soak::run(&arguments),
         Some(Part::Floor(arguments)) => floor::tcp::serve(&arguments),
         Some(Part::Share(arguments)) => floor::shared::serve(&arguments),
         Some(Part::Stream(arguments)) => floor::stream::serve(&arguments),

@@ -21,6 +21,7 @@ fn floor_of(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Option<Sample>
             Ok(Some(plain))
         }
         Kind::Crowd | Kind::Sessions => calls(case.calls(1)),
+        Kind::Protected(_) => bulk::measure(setup, case.bare_pull(), span).map(Some),
         Kind::Fair => calls(case.calls(case.count)),
     }
 }
@@ -49,6 +50,7 @@ impl Pair {
 fn figure_of(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Sample> {
     match case.kind {
         Kind::Pull | Kind::Push => bulk::measure(setup, case, span),
+        Kind::Protected(level) => bulk::measure_protected(setup, case, level, span),
         _ => calls::measure(setup, case, span),
     }
 }

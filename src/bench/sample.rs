@@ -34,8 +34,13 @@ impl Recorder {
     }
 
     pub(super) fn sample(&self, since: Instant) -> Sample {
+        self.sample_of(since.elapsed())
+    }
+
+    /// Where some of the time did not count.
+    pub(super) fn sample_of(&self, took: Duration) -> Sample {
         let micros = |quantile| self.histogram.value_at_quantile(quantile) as f64 / 1e3;
-        let per_s = self.count as f64 / since.elapsed().as_secs_f64();
+        let per_s = self.count as f64 / took.as_secs_f64();
         Sample { p50_us: micros(0.5), p99_us: micros(0.99), per_s, bytes_each: None, slowest: None }
     }
 }

@@ -14,7 +14,7 @@ use mochi_rs::program::{self, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::calls::auth::{self, Mechanism};
-use super::target::listen_address;
+use super::target::{SAME_NODE, listen_address};
 use super::{Waiting, machine, process};
 
 pub(super) const ECHO: Rpc<Blob, Blob> = Rpc::new("bench_echo");
@@ -34,11 +34,22 @@ pub(super) struct State {
     pub(super) resident: u64,
     /// Open sessions.
     pub(super) sessions: u64,
+    /// Files that it has open.
+    pub(super) files: u64,
+}
+
+impl State {
+    /// This process's own.
+    pub(super) fn here(sessions: u64) -> Option<Self> {
+        let files = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
+        resident().map(|resident| Self { resident, sessions, files })
+    }
 }
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Where to listen: `tcp` is native+tcp on the loopback interface, `native+tcp://eth0` an interface
+    /// Where to listen: `tcp` is native+tcp on the loopback interface, `native+tcp://eth0` an interface; clients of this
+    /// node stay on TCP, too
     #[arg(default_value = "tcp")]
     address: String,
 
@@ -90,7 +101,9 @@ async fn start(arguments: &Arguments) -> Outcome<Server> {
         machine::pin(cpu)?;
     }
     let address = listen_address(&arguments.address)?;
-    let engine = Engine::builder(&address).progress(arguments.progress.progress()).listen().await?;
+    let same_node = arguments.address == SAME_NODE;
+    let engine =
+        Engine::builder(&address).progress(arguments.progress.progress()).same_node(same_node).listen().await?;
     engine.register(ECHO, |_request, payload| async move { Ok(payload) })?;
     expose_on_request(&engine)?;
     let auth = match arguments.auth {
@@ -100,7 +113,7 @@ async fn start(arguments: &Arguments) -> Outcome<Server> {
     let counted = auth.as_ref().map(AuthServer::admin);
     engine.register(STATE, move |_request, ()| {
         let sessions = counted.as_ref().map_or(0, |admin| admin.counts().sessions as u64);
-        let state = resident().map(|resident| State { resident, sessions });
+        let state = State::here(sessions);
         async move { state.ok_or_else(|| "its memory is not known".into()) }
     })?;
     Ok(Server { engine, _auth: auth })

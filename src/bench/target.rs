@@ -2,12 +2,17 @@
 
 use std::fmt;
 
-use margo_rs::{Address, Endpoint, Engine};
+use margo_rs::{Address, Builder, Endpoint, Engine};
 use mochi_rs::program::Outcome;
 
 use super::Setup;
 use super::process::Server;
 use super::serve::{STATE, State};
+
+/// The transport that is native+tcp with shared memory underneath, which is off in all others.
+pub(super) const SAME_NODE: &str = "same-node";
+/// How often a client tries to get shared memory: a server that is busy may let it wait too long.
+const ATTEMPTS: u32 = 20;
 
 pub(super) struct Target {
     own: Option<Server>,
@@ -51,6 +56,27 @@ pub(super) async fn state(server: &Endpoint) -> Outcome<State> {
     Ok(server.call(STATE, &()).await?)
 }
 
+/// Connects a client, and sees to it that bytes go where the transport says. Of many clients, those for which there is no
+/// shared memory use TCP, as those of any service.
+pub(super) async fn reach(
+    setup: &Setup<'_>,
+    address: &str,
+    is_one_of_many: bool,
+    builder: impl Fn() -> Builder,
+) -> Outcome<(Engine, Endpoint)> {
+    let wants_memory = setup.transport == SAME_NODE;
+    for _ in 0..ATTEMPTS {
+        let engine = builder().same_node(wants_memory).connect()?;
+        let server = engine.lookup(address).await?;
+        let is_told_apart = server.address().protocol() == "native+tcp" && !is_one_of_many;
+        if !is_told_apart || server.is_through_memory() == wants_memory {
+            return Ok((engine, server));
+        }
+        engine.shutdown().await;
+    }
+    Err("there is no shared memory between these processes; MOCHI_LOG=debug says why".into())
+}
+
 /// Whether benches are served at an address.
 ///
 /// # Errors
@@ -58,7 +84,7 @@ pub(super) async fn state(server: &Endpoint) -> Outcome<State> {
 pub(super) fn check(address: &str) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let engine = Engine::connect(address)?;
+        let engine = Engine::builder(address).same_node(false).connect()?;
         let server = engine.lookup(address).await?;
         let answer = state(&server).await;
         engine.shutdown().await;
@@ -69,6 +95,9 @@ pub(super) fn check(address: &str) -> Outcome {
 
 /// Where the server of a transport listens: for TCP, where nothing outside of this host is involved.
 pub(super) fn listen_address(transport: &str) -> Outcome<String> {
+    if transport == SAME_NODE {
+        return Ok("native+tcp://127.0.0.1".to_owned());
+    }
     let address: Address = transport.parse()?;
     if address.location().is_empty() && address.protocol().ends_with("tcp") {
         return Ok(format!("{}://127.0.0.1", address.protocol()));

@@ -31,7 +31,7 @@ enum Command {
     /// Measure the time to connect to a server and to get answers from it
     Ping(ping::Arguments),
     /// Measure what calls cost on this machine, and the floor under them
-    Bench(bench::Arguments),
+    Bench(Box<bench::Arguments>),
     /// Ask a server to shut down; it must allow that
     Shutdown(shutdown::Arguments),
     /// Make a key file, for authentication without MUNGE
@@ -43,7 +43,7 @@ pub(crate) async fn run(arguments: Arguments) -> Outcome {
     match arguments.command {
         Command::Info(arguments) => info::run(&arguments).await,
         Command::Ping(arguments) => ping::run(&arguments).await,
-        Command::Bench(arguments) => bench::run(arguments).await,
+        Command::Bench(arguments) => bench::run(*arguments).await,
         Command::Shutdown(arguments) => shutdown::run(&arguments).await,
         Command::Keygen(arguments) => keygen::run(&arguments),
     }

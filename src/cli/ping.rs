@@ -34,6 +34,7 @@ pub(crate) struct Arguments {
 struct Report {
     address: String,
     connect_us: f64,
+    through_memory: bool,
     round_trips_us: Vec<f64>,
     min_us: f64,
     median_us: f64,
@@ -45,9 +46,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     let start = Instant::now();
     let server = engine.lookup(&arguments.address).await?;
     let connect = start.elapsed();
-    let address = server.address();
+    let (address, through_memory) = (server.address(), server.is_through_memory());
     if !arguments.json {
-        say(format_args!("connected to {address} in {}", Shown(connect)));
+        let way = if through_memory { ", through shared memory" } else { "" };
+        say(format_args!("connected to {address} in {}{way}", Shown(connect)));
     }
 
     let mut round_trips = Vec::new();
@@ -62,7 +64,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
         round_trips.push(took);
     }
 
-    let report = Report::new(address, connect, &round_trips)?;
+    let report = Report { through_memory, ..Report::new(address, connect, &round_trips)? };
     if arguments.json {
         say(serde_json::to_string_pretty(&report)?);
     } else {
@@ -91,6 +93,7 @@ impl Report {
         Ok(Self {
             address: address.to_string(),
             connect_us: connect.as_secs_f64() * 1e6,
+            through_memory: false,
             round_trips_us: round_trips.iter().map(|took| took.as_secs_f64() * 1e6).collect(),
             min_us: micros(histogram.min()),
             median_us: micros(histogram.value_at_quantile(0.5)),

@@ -6,17 +6,20 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use margo_rs::codec::Blob;
 use margo_rs::{Engine, Rpc};
+use mochi_auth::bulk::{BulkTicket, Level};
 use mochi_auth::mechanism::key_file::{Key, KeyRing};
 use mochi_auth::munge::{EncodeOptions, Munge};
 use mochi_auth::protocol::Secret;
 use mochi_auth::session::{Quota, Rate};
-use mochi_auth::{AuthServer, Connection, Identity, Rule};
+use mochi_auth::{AuthServer, Caller, Connection, Identity, Rule};
 use mochi_rs::program::Outcome;
 
 use super::super::Setup;
 use super::super::rounds::Span;
 
 pub(super) const SEALED_ECHO: Rpc<Blob, Blob> = Rpc::new("bench_sealed_echo");
+/// Pulls what is offered, and says how much came.
+pub(crate) const STORE: Rpc<BulkTicket, u64> = Rpc::new("bench_store");
 
 /// How the client proves who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -57,6 +60,7 @@ pub(crate) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<
     let builder = AuthServer::builder()
         .quota(quota)
         .handshakes(Rate { per_second: 1_000_000, burst: 1_000_000 })
+        .bulk_level(Level::None)
         .rule(Rule::anyone());
     let builder = match mechanism {
         Mechanism::Key => {
@@ -68,10 +72,11 @@ pub(crate) async fn serve(engine: &Engine, mechanism: Mechanism, socket: Option<
     };
     let auth = builder.install(engine).await?;
     auth.register(SEALED_ECHO, |_caller, payload| async move { Ok(payload) })?;
+    auth.register(STORE, |caller: Caller, ticket| async move { Ok(caller.pull(&ticket).await?.len() as u64) })?;
     Ok(auth)
 }
 
-pub(super) async fn connect(setup: &Setup<'_>, engine: &Engine, address: &str) -> Outcome<Connection> {
+pub(crate) async fn connect(setup: &Setup<'_>, engine: &Engine, address: &str) -> Outcome<Connection> {
     let builder = match setup.auth {
         Some(Mechanism::Munge) => Connection::builder().munge(munge(setup.options.munge_socket.as_deref())?),
         _ => Connection::builder().key(key()),

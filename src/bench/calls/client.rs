@@ -50,7 +50,7 @@ pub(super) async fn measure(setup: &Setup<'_>, address: &str, case: Case, span: 
 
 /// A client with an engine and a connection of its own.
 #[derive(Clone)]
-pub(super) struct Client {
+pub(crate) struct Client {
     engine: Engine,
     endpoint: Endpoint,
     server: Server,
@@ -65,10 +65,15 @@ enum Server {
 
 impl Client {
     /// Connects, and opens a session if the case is about that.
-    pub(super) async fn connect(setup: &Setup<'_>, address: &str, case: Case, progress: Waiting) -> Outcome<Self> {
+    pub(in super::super) async fn connect(
+        setup: &Setup<'_>,
+        address: &str,
+        case: Case,
+        progress: Waiting,
+    ) -> Outcome<Self> {
         let here = Handle::current();
-        let engine = Engine::builder(address).progress(progress.progress()).runtime(here).connect()?;
-        let endpoint = engine.lookup(address).await?;
+        let builder = || Engine::builder(address).progress(progress.progress()).runtime(here.clone());
+        let (engine, endpoint) = target::reach(setup, address, case.clients() > 1, builder).await?;
         let server = match case.sealed {
             true => Server::Session(auth::connect(setup, &engine, address).await?),
             false => Server::Plain,
@@ -82,16 +87,36 @@ impl Client {
         Ok(Self { server: Server::Session(session), ..self.clone() })
     }
 
+    /// The server, without a session.
+    pub(in super::super) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    pub(in super::super) fn session(&self) -> Option<&Connection> {
+        match &self.server {
+            Server::Plain => None,
+            Server::Session(session) => Some(session),
+        }
+    }
+
+    /// Begins an echo, and takes no answer.
+    pub(in super::super) fn abandon_echo(&self, payload: &Blob) {
+        match &self.server {
+            Server::Plain => drop(self.endpoint.call(ECHO, payload).start()),
+            Server::Session(session) => drop(session.call(auth::SEALED_ECHO, payload).start()),
+        }
+    }
+
     pub(super) async fn state(&self) -> Outcome<State> {
         target::state(&self.endpoint).await
     }
 
     /// Ends the client, and with it the threads and files that it has.
-    pub(super) async fn shutdown(self) {
+    pub(in super::super) async fn shutdown(self) {
         self.engine.shutdown().await;
     }
 
-    pub(super) async fn echo(&self, payload: &Blob) -> Outcome {
+    pub(in super::super) async fn echo(&self, payload: &Blob) -> Outcome {
         let answer = match &self.server {
             Server::Plain => self.endpoint.call(ECHO, payload).await?,
             Server::Session(session) => session.call(auth::SEALED_ECHO, payload).await?,
@@ -188,7 +213,7 @@ fn merge(recorders: Vec<Recorder>) -> Outcome<Recorder> {
 }
 
 /// A simple join, as of the `futures` crate for few futures: each wake-up polls all.
-pub(super) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = Outcome<T>>>) -> Outcome<Vec<T>> {
+pub(crate) async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = Outcome<T>>>) -> Outcome<Vec<T>> {
     let mut futures: Vec<Pin<Box<_>>> = futures.map(Box::pin).collect();
     let mut all = Vec::with_capacity(futures.len());
     poll_fn(|cx| {

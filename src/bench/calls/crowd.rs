@@ -32,7 +32,7 @@ impl Crowd {
     async fn connect(setup: &Setup<'_>, address: &str, case: Case, first: Waiting) -> Outcome<Self> {
         files::suffice(&case)?;
         let payload = Blob(vec![0x5a; case.size]);
-        let first = Client::connect(setup, address, case, first).await?;
+        let first = Client::connect(setup, address, case.calls(1), first).await?;
         first.echo(&payload).await?;
         let before = first.state().await?.resident;
         let mut clients = vec![first];

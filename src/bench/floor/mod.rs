@@ -15,6 +15,7 @@ use self::waiting::Waiting;
 use super::case::{Case, Kind};
 use super::rounds::Span;
 use super::sample::Sample;
+use super::target::SAME_NODE;
 use super::{Setup, machine};
 
 /// What is under a transport.
@@ -26,6 +27,9 @@ enum Ground {
 
 /// What is under a transport, as far as it is known.
 fn ground(transport: &str) -> Option<Ground> {
+    if transport == SAME_NODE {
+        return Some(Ground::SharedMemory);
+    }
     let address: Address = transport.parse().ok()?;
     let protocol = address.protocol();
     let ends_with = |name| protocol.rsplit('+').next() == Some(name);
@@ -109,7 +113,7 @@ mod tests {
         for tcp in ["tcp", "native+tcp://127.0.0.1:0", "ofi+tcp"] {
             assert_eq!(ground(tcp), Some(Ground::Tcp), "{tcp}");
         }
-        for memory in ["sm", "native+sm", "na+sm"] {
+        for memory in ["sm", "native+sm", "na+sm", "same-node"] {
             assert_eq!(ground(memory), Some(Ground::SharedMemory), "{memory}");
         }
         assert_eq!(ground("ofi+verbs"), None);

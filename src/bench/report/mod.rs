@@ -1,7 +1,7 @@
 //! The table and the JSON.
 
 mod markdown;
-mod number;
+pub(super) mod number;
 mod table;
 
 use serde::{Serialize, Serializer};

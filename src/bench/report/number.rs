@@ -18,7 +18,7 @@ impl fmt::Display for Micros {
 }
 
 /// A count with three digits and a decimal prefix.
-pub(super) struct Short(pub(super) f64);
+pub(in super::super) struct Short(pub(in super::super) f64);
 
 impl fmt::Display for Short {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -38,7 +38,7 @@ impl fmt::Display for Short {
 }
 
 /// Memory.
-pub(super) struct Bytes(pub(super) f64);
+pub(in super::super) struct Bytes(pub(in super::super) f64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Report, Row};
 
 /// Characters of a column; the first two are aligned to the left, and so are the notes, which come last.
-const WIDTHS: [usize; 8] = [10, 19, 9, 9, 9, 9, 11, 6];
+const WIDTHS: [usize; 8] = [10, 27, 9, 9, 9, 9, 11, 6];
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
