@@ -45,7 +45,7 @@ use crate::error::{ConnectError, ListenError, Status};
 use crate::limits::Limits;
 use crate::rpc::RpcId;
 use crate::warnings::Warnings;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::Timespec;
 use std::cell::Cell;
@@ -94,6 +94,8 @@ struct Shared {
     closed: AtomicBool,
     wake: OwnedFd,
     polling: Mutex<()>,
+    /// Held while Mercury is ended, by whoever does that.
+    ending: Mutex<()>,
     links: Mutex<HashMap<u64, Arc<MercuryLink>>>,
     /// Links of plain peers that sent requests, by where they come from.
     guests: Mutex<HashMap<String, Arc<MercuryLink>>>,
@@ -163,6 +165,7 @@ impl MercuryTransport {
             closed: AtomicBool::new(false),
             wake,
             polling: Mutex::new(()),
+            ending: Mutex::new(()),
             links: Mutex::new(HashMap::new()),
             guests: Mutex::new(HashMap::new()),
             left_behind: Mutex::new(Vec::new()),
@@ -346,23 +349,37 @@ impl Shared {
 
     /// One poll, if no other thread is inside. `None` if one is, or if all is over.
     fn poll_once(&self) -> Option<bool> {
-        struct Restore(usize);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                INSIDE.set(self.0);
-            }
-        }
         let fabric = self.fabric()?;
         let _polling = self.polling.try_lock()?;
-        let _restore = Restore(INSIDE.replace(self.key()));
+        let _inside = self.enter();
         Some(self.poll(&fabric))
     }
 
-    /// Ends Mercury, unless this thread is inside of it: then whoever polls does it on the way out.
+    /// Marks this thread as inside of this transport, until what is returned is dropped.
+    fn enter(&self) -> Inside {
+        Inside { before: INSIDE.replace(self.key()) }
+    }
+
+    /// Ends Mercury, and returns when it has ended. A thread that is inside of it cannot: then whoever polls does it on the
+    /// way out.
     fn tear_down(&self) {
-        if INSIDE.get() == self.key() {
-            return;
+        if INSIDE.get() != self.key() {
+            // If another thread is at it, this waits: the address must be free again when an engine has ended.
+            let ending = self.ending.lock();
+            self.end_mercury(&ending);
         }
+    }
+
+    /// What [`Shared::tear_down`] does, for a thread that must not wait for another.
+    fn tear_down_unless_ending(&self) {
+        if INSIDE.get() != self.key()
+            && let Some(ending) = self.ending.try_lock()
+        {
+            self.end_mercury(&ending);
+        }
+    }
+
+    fn end_mercury(&self, _ending: &MutexGuard<'_, ()>) {
         let Some(fabric) = self.fabric.write().take() else { return };
         self.wake();
         let registered = std::mem::take(&mut *self.registered.lock());
@@ -374,6 +391,7 @@ impl Shared {
                 break;
             }
             if let Some(_polling) = self.polling.try_lock() {
+                let _inside = self.enter();
                 let _ = fabric.progress();
                 fabric.trigger();
             }
@@ -381,6 +399,17 @@ impl Shared {
         }
         drop(fabric);
         self.grants.clear();
+    }
+}
+
+/// See [`Shared::enter`].
+struct Inside {
+    before: usize,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(self.before);
     }
 }
 
@@ -458,7 +487,7 @@ impl Transport for MercuryTransport {
         };
         if self.shared.closed.load(Ordering::Acquire) {
             // It may have been closed from inside of a callback.
-            self.shared.tear_down();
+            self.shared.tear_down_unless_ending();
         }
         polled
     }
