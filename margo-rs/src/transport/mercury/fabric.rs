@@ -69,8 +69,8 @@ pub(super) struct Fabric {
     spare: Mutex<Vec<Handle>>,
     /// To poll while waiting, where the plugin has one.
     descriptor: Option<RawFd>,
-    /// In [`NUMBERS`].
-    number: OnceLock<u8>,
+    /// In [`NUMBERS`], and what it is part of: the location of an address of shared memory.
+    number: OnceLock<(u8, String)>,
     /// Transfers that have ended, until Mercury has let go of what they held.
     pub(super) ended: Mutex<Vec<Over>>,
 }
@@ -130,9 +130,13 @@ impl Fabric {
             number: OnceLock::new(),
             ended: Mutex::new(Vec::new()),
         });
-        if is_numbered && let Some(number) = fabric.address().ok().and_then(|text| number_in(&text)) {
+        if is_numbered
+            && let Ok(address) = fabric.address()
+            && let Some(number) = number_in(&address)
+        {
             NUMBERS.lock().take(number);
-            let _ = fabric.number.set(number);
+            let location = address.rsplit_once("//").map_or("", |(_, location)| location);
+            let _ = fabric.number.set((number, location.to_owned()));
         }
         let data = Arc::as_ptr(&fabric).cast_mut().cast::<c_void>();
         // SAFETY: the class is alive, and ends before the fabric that it points to.
@@ -236,20 +240,28 @@ impl Fabric {
 impl Drop for Fabric {
     fn drop(&mut self) {
         self.spare.get_mut().clear();
-        // SAFETY: all handles, addresses and operations held this fabric, so none is left.
-        let code = unsafe { hg::HG_Context_destroy(self.context.as_ptr()) };
-        if code != hg::HG_SUCCESS {
-            tracing::error!(reason = explain(code), "Mercury's context cannot be ended; it is left behind");
-            return;
+        match self.finalize() {
+            Ok(()) => {}
+            Err(code) if self.number.get().is_some() => {
+                tracing::debug!(reason = explain(code), "shared memory does not end; its files are removed");
+            }
+            Err(code) => tracing::error!(reason = explain(code), "Mercury cannot be finalized; it is left behind"),
         }
-        let _alone = BEGIN_OR_END.lock();
-        // SAFETY: the only context is gone, and nobody else has the class.
-        let code = unsafe { hg::HG_Finalize(self.class.as_ptr()) };
-        if code != hg::HG_SUCCESS {
-            tracing::error!(reason = explain(code), "Mercury cannot be finalized; it is left behind");
-        } else if let Some(number) = self.number.get() {
+        if let Some((number, location)) = self.number.get() {
+            super::leftovers::remove(location);
             NUMBERS.lock().give_back(*number);
         }
+    }
+}
+
+impl Fabric {
+    /// Ends the context and then the class.
+    fn finalize(&mut self) -> Result<(), Code> {
+        // SAFETY: all handles, addresses and operations held this fabric, so none is left.
+        succeed(unsafe { hg::HG_Context_destroy(self.context.as_ptr()) })?;
+        let _alone = BEGIN_OR_END.lock();
+        // SAFETY: the only context is gone, and nobody else has the class.
+        succeed(unsafe { hg::HG_Finalize(self.class.as_ptr()) })
     }
 }
 
@@ -390,6 +402,7 @@ impl Drop for Outgoing {
 pub(super) struct Incoming {
     handle: Handle,
     fabric: Arc<Fabric>,
+    answered: AtomicBool,
 }
 
 impl Incoming {
@@ -428,6 +441,7 @@ impl Incoming {
 
     /// Answers it with `head` and then `body`. To be called once at most.
     pub(super) fn respond(&self, head: &[u8], body: &[u8]) -> Result<(), Code> {
+        self.answered.store(true, Ordering::Relaxed);
         let fabric = Arc::into_raw(self.fabric.clone());
         let mut bytes = parts(head, body);
         // SAFETY: the handle is alive, and the bytes are read during the call only. The callback gets a reference to
@@ -462,6 +476,25 @@ impl Incoming {
         }
         Ok(read(Payload::Borrowed(bytes)))
     }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !*self.answered.get_mut() && !self.is_one_way() {
+            answer_unserved(&self.handle);
+        }
+    }
+}
+
+/// Answers a request that nobody serves to its end. Mercury keeps the handle of a request until it was answered, and does
+/// not end before; whether the answer arrives matters to nobody.
+fn answer_unserved(handle: &Handle) {
+    // SAFETY: the handle is alive.
+    let id = unsafe { hg::mochi_hg_handle_id(handle.0) };
+    let answer = super::unserved(id);
+    let mut bytes = parts(&answer, &[]);
+    // SAFETY: the handle is alive, the bytes are read during the call only, and no callback is asked for.
+    unsafe { hg::HG_Respond(handle.0, None, ptr::null_mut(), ptr::from_mut(&mut bytes).cast::<c_void>()) };
 }
 
 const EMPTY: hg::mochi_hg_payload =
@@ -523,10 +556,14 @@ unsafe extern "C" fn on_request(handle: hg::hg_handle_t) -> Code {
     // SAFETY: `Fabric::start` put it there; the class is alive, and ends before the fabric.
     let fabric = unsafe { data.cast::<Fabric>().as_ref() };
     // One that is being dropped takes nothing in any more.
-    let Some(fabric) = fabric.and_then(|fabric| fabric.this.upgrade()) else { return hg::HG_SUCCESS };
+    let Some(fabric) = fabric.and_then(|fabric| fabric.this.upgrade()) else {
+        // Where nobody wants an answer, Mercury refuses to send one.
+        answer_unserved(&handle);
+        return hg::HG_SUCCESS;
+    };
     without_panic(move || {
         let receiver = fabric.receiver.get().and_then(Weak::upgrade);
-        let request = Arc::new(Incoming { handle, fabric });
+        let request = Arc::new(Incoming { handle, fabric, answered: AtomicBool::new(false) });
         if let Some(receiver) = receiver {
             receiver.on_request(&request);
         }

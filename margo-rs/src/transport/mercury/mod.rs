@@ -28,6 +28,7 @@ mod envelope;
 #[allow(unsafe_code)]
 mod fabric;
 mod grants;
+mod leftovers;
 mod link;
 mod location;
 #[allow(unsafe_code)]
@@ -62,6 +63,8 @@ pub(crate) use self::location::{is_literal, resolve};
 
 /// How long the end waits for what is still being sent or given up.
 const DRAIN: Duration = Duration::from_secs(2);
+/// For how long nothing may have come in before the end.
+const CALM: Duration = Duration::from_millis(3);
 /// Longest wait where a plugin has no descriptor to wait for.
 const BLIND_WAIT: Duration = Duration::from_millis(1);
 /// Longest wait elsewhere. Not everything that a plugin has to do shows at its descriptor: libfabric's connections are
@@ -384,16 +387,28 @@ impl Shared {
         self.wake();
         let registered = std::mem::take(&mut *self.registered.lock());
         registered.iter().filter_map(Weak::upgrade).for_each(|memory| memory.close());
-        let until = Instant::now() + DRAIN;
-        while Arc::strong_count(&fabric) > 1 {
-            if Instant::now() >= until {
-                tracing::warn!("Mercury still holds what it was asked to give up; it is left behind");
+        let begun = Instant::now();
+        let mut last_event = begun;
+        loop {
+            let now = Instant::now();
+            // Shared memory does not end while it holds a message that nobody has taken, and those that peers sent
+            // before they knew of the end come in until now.
+            let held = Arc::strong_count(&fabric) > 1;
+            if !held && now >= last_event + CALM {
+                break;
+            }
+            if now >= begun + DRAIN {
+                if held {
+                    tracing::warn!("Mercury still holds what it was asked to give up; it is left behind");
+                }
                 break;
             }
             if let Some(_polling) = self.polling.try_lock() {
                 let _inside = self.enter();
                 let _ = fabric.progress();
-                fabric.trigger();
+                if fabric.trigger() > 0 {
+                    last_event = now;
+                }
             }
             thread::yield_now();
         }
@@ -442,6 +457,11 @@ impl Receiver for Shared {
             None => drop(request.respond(&Status::PERMISSION.0.to_le_bytes(), &[])),
         }
     }
+}
+
+/// The answer to a request of that id that was not served to its end.
+fn unserved(id: u64) -> [u8; Answer::LEN] {
+    if id == TUNNEL.as_u64() { Answer::Gone.encode() } else { Status::PERMISSION.0.to_le_bytes() }
 }
 
 /// Where a request came from, if Mercury's words for it are an address.

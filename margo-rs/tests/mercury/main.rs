@@ -1,0 +1,6 @@
+//! What is special to engines over Mercury: how they end, what strangers and liars get, options, addresses.
+//!
+//! Without Mercury each test says so in a line and tests nothing.
+
+mod ending;
+mod support;

@@ -1,0 +1,64 @@
+//! What all tests of this suite use.
+
+use margo_rs::codec::Blob;
+use margo_rs::{Builder, Endpoint, Engine, Rpc, Wait, protocol_help};
+use std::thread;
+use std::time::Duration;
+
+pub(crate) const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
+pub(crate) const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
+/// Never answers.
+pub(crate) const HANG: Rpc<(), ()> = Rpc::new("hang");
+
+/// Long enough that no test waits for it unless something is broken.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) const OFI_TCP: &str = "ofi+tcp://127.0.0.1";
+pub(crate) const NA_SM: &str = "na+sm";
+
+/// Runs a test if Mercury is linked, and ends the process if it hangs.
+pub(crate) fn with_mercury(name: &'static str, test: impl FnOnce()) {
+    if protocol_help("na+sm").is_some() {
+        println!("{name}: not tested: Mercury is not linked");
+        return;
+    }
+    // It is never stopped: tests of this suite are over long before.
+    thread::spawn(move || {
+        thread::sleep(LONG * 4);
+        eprintln!("test {name} hangs");
+        std::process::abort();
+    });
+    test();
+}
+
+/// An engine's builder. Clients of Mercury listen, too, so they get the address as well: on the loopback.
+pub(crate) fn engine(address: &str) -> Builder {
+    Engine::builder(address).default_timeout(LONG).rpc_threads(1)
+}
+
+pub(crate) fn serve(address: &str) -> Engine {
+    with_handlers(engine(address).listen().wait().expect("listening works"))
+}
+
+pub(crate) fn with_handlers(engine: Engine) -> Engine {
+    engine.register(SUM, |_, (a, b)| async move { Ok(a + b) }).expect("free");
+    engine.register(ECHO, |_, blob| async move { Ok(blob) }).expect("free");
+    engine.register(HANG, |_, ()| std::future::pending()).expect("free");
+    engine
+}
+
+#[allow(dead_code)]
+pub(crate) fn client(address: &str) -> Engine {
+    engine(address).connect().expect("a client starts")
+}
+
+pub(crate) fn lookup(client: &Engine, server: &Engine) -> Endpoint {
+    client.lookup(server.address()).wait().expect("the server is found")
+}
+
+/// Waits for something that comes about by itself, soon. The watchdog ends a wait in vain.
+pub(crate) fn eventually(what: impl Fn() -> bool) {
+    while !what() {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
