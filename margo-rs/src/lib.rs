@@ -27,13 +27,14 @@
 //! Values are laid out as Margo's `hg_proc` and Thallium do ([`codec`]), and RPC ids, headers and built-in RPCs are
 //! Margo's. Futures need no particular executor; outside of any, [`Wait::wait`] blocks. See [`transport`] for what each
 //! transport guarantees, [`Limits`] for what peers may make an engine hold, [`Progress`] for how waiting is done,
-//! [`Builder::same_node`] for shared memory underneath `native+tcp`.
+//! [`Builder::same_node`] for shared memory underneath `native+tcp`, [`Config`] for all of it as JSON.
 
 mod address;
 mod buffer;
 pub mod bulk;
 mod client;
 pub mod codec;
+mod config;
 mod engine;
 mod error;
 mod exec;
@@ -49,6 +50,10 @@ pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
 pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
 pub use codec::HgString;
+pub use config::{
+    AddressFormat, AuthKey, ChecksumLevel, Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig, ProgressMode,
+    TrafficClass,
+};
 pub use engine::{
     Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, may_block,
 };

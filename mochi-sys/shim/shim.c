@@ -22,18 +22,143 @@ hg_return_t mochi_hg_proc_bytes(hg_proc_t proc, void *bytes)
     }
 }
 
-void mochi_hg_init_info_default(struct hg_init_info *info)
+void mochi_hg_options_default(struct mochi_hg_options *options)
 {
-    const struct hg_init_info defaults = HG_INIT_INFO_INITIALIZER;
-    *info = defaults;
+    const struct hg_init_info info = HG_INIT_INFO_INITIALIZER;
+    const struct mochi_hg_options defaults = {
+        .ip_subnet = info.na_init_info.ip_subnet,
+        .auth_key = info.na_init_info.auth_key,
+        .sm_info_string = info.sm_info_string,
+        .max_unexpected_size = info.na_init_info.max_unexpected_size,
+        .max_expected_size = info.na_init_info.max_expected_size,
+        .request_post_init = info.request_post_init,
+        .request_post_incr = (int32_t) info.request_post_incr,
+        .max_contexts = info.na_init_info.max_contexts,
+        .request_mem_device = info.na_init_info.request_mem_device,
+        .auto_sm = info.auto_sm,
+        .no_bulk_eager = info.no_bulk_eager,
+        .no_loopback = info.no_loopback,
+        .stats = info.stats,
+#if AT_LEAST(2, 3)
+        .no_multi_recv = info.no_multi_recv,
+        .release_input_early = info.release_input_early,
+#endif
+#if AT_LEAST(2, 4)
+        .no_overflow = info.no_overflow,
+        .multi_recv_op_max = info.multi_recv_op_max,
+        .multi_recv_copy_threshold = info.multi_recv_copy_threshold,
+#endif
+    };
+    *options = defaults;
 }
 
-hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct hg_init_info *info)
+static enum na_addr_format addr_format(uint8_t format)
 {
+    switch (format) {
+        case MOCHI_HG_ADDR_IPV4:
+            return NA_ADDR_IPV4;
+        case MOCHI_HG_ADDR_IPV6:
+            return NA_ADDR_IPV6;
+        case MOCHI_HG_ADDR_NATIVE:
+            return NA_ADDR_NATIVE;
+        default:
+            return NA_ADDR_UNSPEC;
+    }
+}
+
+static hg_checksum_level_t checksum_level(uint8_t level)
+{
+    switch (level) {
+        case MOCHI_HG_CHECKSUM_RPC_HEADERS:
+            return HG_CHECKSUM_RPC_HEADERS;
+        case MOCHI_HG_CHECKSUM_RPC_PAYLOAD:
+            return HG_CHECKSUM_RPC_PAYLOAD;
+        default:
+            return HG_CHECKSUM_NONE;
+    }
+}
+
+#if AT_LEAST(2, 4)
+static enum na_traffic_class traffic_class(uint8_t class)
+{
+    switch (class) {
+        case MOCHI_HG_TC_BEST_EFFORT:
+            return NA_TC_BEST_EFFORT;
+        case MOCHI_HG_TC_LOW_LATENCY:
+            return NA_TC_LOW_LATENCY;
+        case MOCHI_HG_TC_BULK_DATA:
+            return NA_TC_BULK_DATA;
+        case MOCHI_HG_TC_DEDICATED_ACCESS:
+            return NA_TC_DEDICATED_ACCESS;
+        case MOCHI_HG_TC_SCAVENGER:
+            return NA_TC_SCAVENGER;
+        case MOCHI_HG_TC_NETWORK_CTRL:
+            return NA_TC_NETWORK_CTRL;
+        default:
+            return NA_TC_UNSPEC;
+    }
+}
+#endif
+
+hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct mochi_hg_options *options)
+{
+    struct hg_init_info info = HG_INIT_INFO_INITIALIZER;
+    info.na_init_info.ip_subnet = options->ip_subnet;
+    info.na_init_info.auth_key = options->auth_key;
+    info.na_init_info.max_unexpected_size = options->max_unexpected_size;
+    info.na_init_info.max_expected_size = options->max_expected_size;
+    if (options->no_block)
+        info.na_init_info.progress_mode |= NA_NO_BLOCK;
+    if (options->no_retry)
+        info.na_init_info.progress_mode |= NA_NO_RETRY;
+    info.na_init_info.max_contexts = options->max_contexts;
+    info.na_init_info.addr_format = addr_format(options->addr_format);
+    info.na_init_info.request_mem_device = options->request_mem_device;
+    info.sm_info_string = options->sm_info_string;
+    info.request_post_init = options->request_post_init;
+    info.request_post_incr = options->request_post_incr;
+    info.auto_sm = options->auto_sm;
+    info.checksum_level = checksum_level(options->checksum_level);
+    info.no_bulk_eager = options->no_bulk_eager;
+    info.no_loopback = options->no_loopback;
+    info.stats = options->stats;
 #if AT_LEAST(2, 3)
-    return HG_Init_opt2(na_info, listen, HG_VERSION(HG_VERSION_MAJOR, HG_VERSION_MINOR), info);
+    info.no_multi_recv = options->no_multi_recv;
+    info.release_input_early = options->release_input_early;
+#endif
+#if AT_LEAST(2, 4)
+    info.traffic_class = traffic_class(options->traffic_class);
+    info.no_overflow = options->no_overflow;
+    info.multi_recv_op_max = options->multi_recv_op_max;
+    info.multi_recv_copy_threshold = options->multi_recv_copy_threshold;
+#endif
+#if AT_LEAST(2, 3)
+    return HG_Init_opt2(na_info, listen, HG_VERSION(HG_VERSION_MAJOR, HG_VERSION_MINOR), &info);
 #else
-    return HG_Init_opt(na_info, listen, info);
+    return HG_Init_opt(na_info, listen, &info);
+#endif
+}
+
+bool mochi_hg_at_least(unsigned int major, unsigned int minor)
+{
+    return AT_LEAST(major, minor);
+}
+
+bool mochi_hg_has_checksums(void)
+{
+#ifdef HG_HAS_CHECKSUMS
+    return true;
+#else
+    return false;
+#endif
+}
+
+bool mochi_hg_has_shared_memory(void)
+{
+#ifdef NA_HAS_SM
+    return true;
+#else
+    return false;
 #endif
 }
 

@@ -8,6 +8,7 @@
 #include <mercury_proc.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Bytes to be sent, in two parts, one after the other: what mochi_hg_proc_bytes takes as its argument. */
 struct mochi_hg_bytes {
@@ -30,9 +31,60 @@ struct mochi_hg_payload {
 /* Sends bytes as they are. Refuses to decode: payloads are read with mochi_hg_input and mochi_hg_output. */
 hg_return_t mochi_hg_proc_bytes(hg_proc_t proc, void *bytes);
 
-/* Fills in the defaults of the installed Mercury. */
-void mochi_hg_init_info_default(struct hg_init_info *info);
-hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct hg_init_info *info);
+/* What hg_init_info holds, without its types that change between releases. What the installed Mercury does not have is
+ * left alone; mochi_hg_at_least says which those are. */
+struct mochi_hg_options {
+    const char *ip_subnet;
+    const char *auth_key;
+    const char *sm_info_string;
+    uint64_t max_unexpected_size;
+    uint64_t max_expected_size;
+    uint32_t request_post_init;
+    int32_t request_post_incr;
+    /* 2.4 */
+    uint32_t multi_recv_op_max;
+    uint32_t multi_recv_copy_threshold;
+    uint8_t max_contexts;
+    /* MOCHI_HG_ADDR_… */
+    uint8_t addr_format;
+    /* MOCHI_HG_CHECKSUM_… */
+    uint8_t checksum_level;
+    /* MOCHI_HG_TC_…; 2.4 */
+    uint8_t traffic_class;
+    bool no_block;
+    bool no_retry;
+    bool request_mem_device;
+    bool auto_sm;
+    bool no_bulk_eager;
+    bool no_loopback;
+    bool stats;
+    /* 2.3 */
+    bool no_multi_recv;
+    bool release_input_early;
+    /* 2.4 */
+    bool no_overflow;
+};
+
+enum { MOCHI_HG_ADDR_UNSPEC, MOCHI_HG_ADDR_IPV4, MOCHI_HG_ADDR_IPV6, MOCHI_HG_ADDR_NATIVE };
+enum { MOCHI_HG_CHECKSUM_NONE, MOCHI_HG_CHECKSUM_RPC_HEADERS, MOCHI_HG_CHECKSUM_RPC_PAYLOAD };
+enum {
+    MOCHI_HG_TC_UNSPEC,
+    MOCHI_HG_TC_BEST_EFFORT,
+    MOCHI_HG_TC_LOW_LATENCY,
+    MOCHI_HG_TC_BULK_DATA,
+    MOCHI_HG_TC_DEDICATED_ACCESS,
+    MOCHI_HG_TC_SCAVENGER,
+    MOCHI_HG_TC_NETWORK_CTRL
+};
+
+/* The defaults of the installed Mercury. */
+void mochi_hg_options_default(struct mochi_hg_options *options);
+hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct mochi_hg_options *options);
+/* Whether the headers that this was compiled against are of that release or a later one. */
+bool mochi_hg_at_least(unsigned int major, unsigned int minor);
+/* What Mercury was built with. */
+bool mochi_hg_has_checksums(void);
+bool mochi_hg_has_shared_memory(void);
 
 hg_return_t mochi_hg_class_set_data(hg_class_t *hg_class, void *data);
 void *mochi_hg_class_data(const hg_class_t *hg_class);

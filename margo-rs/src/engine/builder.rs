@@ -3,6 +3,7 @@
 use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
 use crate::bulk::Regions;
+use crate::config::{Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig};
 use crate::error::ListenError;
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
@@ -32,6 +33,8 @@ pub struct Builder {
     rpc_pool: Option<Pool>,
     pools: Vec<Pool>,
     same_node: bool,
+    mercury: Option<MercuryConfig>,
+    wrong: Option<ConfigError>,
     layers: Option<(Layer, AcceptorLayer)>,
 }
 
@@ -46,8 +49,45 @@ impl Builder {
             rpc_pool: None,
             pools: Vec::new(),
             same_node: true,
+            mercury: None,
+            wrong: None,
             layers: None,
         }
+    }
+
+    /// Sets the options that `config` has. Options that are set after this replace them; its `mercury` section replaces all
+    /// that was said of Mercury before, and its pools come on top.
+    pub fn config(mut self, config: Config) -> Self {
+        if let Err(error) = config.check() {
+            self.wrong.get_or_insert(error);
+            return self;
+        }
+        if let Some(progress) = config.progress() {
+            self.progress = progress;
+        }
+        if let Some(limits) = &config.limits {
+            limits.apply(&mut self.limits);
+        }
+        self.rpc_threads = config.rpc_thread_count.filter(|threads| *threads > 0).or(self.rpc_threads);
+        let pools = config.pools.into_iter().flatten();
+        self.pools.extend(pools.map(|pool| Pool::with_threads(&pool.name, pool.threads)));
+        self.same_node = config.same_node.unwrap_or(self.same_node);
+        self.mercury = config.mercury.or(self.mercury);
+        self
+    }
+
+    /// As [`Builder::config`], from JSON.
+    ///
+    /// # Errors
+    /// It is not JSON, or one of its keys is unknown, or the value of one is of the wrong type or out of range.
+    pub fn config_json(self, text: &str) -> Result<Self, ConfigError> {
+        Ok(self.config(text.parse()?))
+    }
+
+    /// Changes options of Mercury. They are errors with a protocol that is not Mercury's.
+    pub fn mercury(mut self, change: impl FnOnce(&mut MercuryConfig)) -> Self {
+        change(self.mercury.get_or_insert_default());
+        self
     }
 
     /// Changes some of the [`Limits`].
@@ -167,13 +207,38 @@ impl Builder {
         }
     }
 
+    /// What [`Builder::config`] and [`Builder::mercury`] could not say.
+    fn check_config(&self) -> Result<(), ListenError> {
+        let wrong = |error: &ConfigError| ListenError::Option(error.to_string());
+        if let Some(error) = &self.wrong {
+            return Err(wrong(error));
+        }
+        let mercury = Config { mercury: self.mercury.clone(), ..Config::default() };
+        mercury.check().map_err(|error| wrong(&error))
+    }
+
     fn start(self, address: Address, listening: bool, default: Pool) -> Result<Engine, ListenError> {
         check_limits(&self.limits)?;
+        self.check_config()?;
+        let mut config = Config { limits: Some(LimitsConfig::from(&self.limits)), ..Config::default() };
+        config.set_progress(self.progress);
+        config.rpc_thread_count = self.rpc_threads;
+        let threads = |pool: &Pool| Some(PoolConfig::new(pool.name(), pool.threads()?));
+        config.pools = Some(self.pools.iter().filter_map(threads).collect());
+        config.use_progress_thread = Some(true);
+        config.same_node = Some(self.same_node);
         let named = self.pools.into_iter().chain(self.rpc_pool).collect();
         let pools = Pools::new(default, named)?;
         let failed = |source| ListenError::Io { address: address.clone(), source };
         let instance = getrandom::u64().map_err(|error| failed(std::io::Error::other(error.to_string())))?;
-        let started = transport::start(&address, listening, &self.limits, instance, self.same_node)?;
+        let options = transport::Options {
+            limits: &self.limits,
+            instance,
+            same_node: self.same_node,
+            mercury: self.mercury.as_ref(),
+        };
+        let started = transport::start(&address, listening, options)?;
+        config.mercury = started.mercury;
         let (layer, accepting): (Layer, AcceptorLayer) =
             self.layers.unwrap_or_else(|| (Box::new(|transport| transport), Box::new(|acceptor| acceptor)));
         let transport = layer(started.transport);
@@ -194,6 +259,7 @@ impl Builder {
             serving,
             sleepers: Sleepers::default(),
             regions: Regions::new(instance),
+            config,
         });
         (started.set_acceptor)(accepting(Arc::new(Accepting { core: Arc::downgrade(&core) })));
         builtin::register(&core);

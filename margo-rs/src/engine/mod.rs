@@ -26,6 +26,7 @@ use crate::buffer::{Buffer, Payload};
 use crate::bulk::{self, BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey};
 use crate::bulk::{Regions, RemoteRange, TransferError, Window};
 use crate::client::{Lookup, Peer};
+use crate::config::Config;
 use crate::error::{HandlerError, ListenError, RegisterError};
 use crate::exec::Pools;
 use crate::limits::Limits;
@@ -97,6 +98,8 @@ pub(crate) struct Core {
     pub(crate) sleepers: Sleepers,
     /// Memory that transfers may reach.
     pub(crate) regions: Regions,
+    /// As it was when the engine started.
+    config: Config,
 }
 
 impl Engine {
@@ -129,6 +132,12 @@ impl Engine {
     /// Where others reach this engine; the protocol alone if it does not listen.
     pub fn address(&self) -> &Address {
         &self.core().address
+    }
+
+    /// The configuration in effect: what was asked for, and what else is true of this engine. Printed it is JSON, with
+    /// secrets redacted.
+    pub fn config(&self) -> &Config {
+        &self.core().config
     }
 
     /// Whether other engines can reach this one.

@@ -140,6 +140,14 @@ impl Pool {
         &self.0.name
     }
 
+    /// The threads of its own, if it has some that are not Argobots'.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        match &self.0.kind {
+            Kind::Own { threads, .. } => Some(*threads),
+            _ => None,
+        }
+    }
+
     /// Ends an Argobots pool, whoever holds it still: asynchronous handlers in it are dropped, which answers their
     /// requests with an error, and so are requests that come later. The future is done when blocking handlers have run to
     /// their end, and nothing of the pool is left in Argobots. A handler that never ends keeps it waiting.

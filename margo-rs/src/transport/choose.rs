@@ -4,6 +4,7 @@ use super::sm::{self, SmTransport};
 use super::tcp::{self, TcpTransport};
 use super::{Acceptor, SameNode, Transport};
 use crate::address::Address;
+use crate::config::MercuryConfig;
 use crate::error::{ConnectError, ListenError, UnsupportedProtocol};
 use crate::limits::Limits;
 use std::sync::Arc;
@@ -11,32 +12,52 @@ use std::sync::Arc;
 #[cfg(mercury)]
 use super::mercury::{self, MercuryTransport};
 
+/// The protocol of addresses that Mercury gives to a server on shared memory and a network at once.
+const EITHER: &str = "uid";
+
 /// A transport that was started, and how to say where the links go that peers open.
 pub(crate) struct Started {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) set_acceptor: Box<dyn FnOnce(Arc<dyn Acceptor>)>,
+    /// The options of Mercury in effect, if it is Mercury.
+    pub(crate) mercury: Option<MercuryConfig>,
 }
 
-/// Starts the transport of an address. Blocks while a host name is resolved. `same_node` is for `native+tcp` alone.
+/// What a transport is started with.
+pub(crate) struct Options<'a> {
+    pub(crate) limits: &'a Limits,
+    /// Random, to tell engines apart.
+    pub(crate) instance: u64,
+    /// For `native+tcp` alone.
+    pub(crate) same_node: bool,
+    /// For Mercury alone.
+    pub(crate) mercury: Option<&'a MercuryConfig>,
+}
+
+/// Starts the transport of an address. Blocks while a host name is resolved.
 ///
 /// # Errors
 /// See [`Engine::listen`](crate::Engine::listen).
-pub(crate) fn start(
-    address: &Address,
-    listening: bool,
-    limits: &Limits,
-    instance: u64,
-    same_node: bool,
-) -> Result<Started, ListenError> {
+pub(crate) fn start(address: &Address, listening: bool, options: Options<'_>) -> Result<Started, ListenError> {
+    let Options { limits, instance, same_node, mercury } = options;
     #[cfg(mercury)]
     if is_mercury(address.protocol()) {
+        let defaults = MercuryConfig::default();
+        let config = mercury.unwrap_or(&defaults);
         let mercury = Arc::new(if listening {
-            MercuryTransport::listen(address, limits.clone())?
+            MercuryTransport::listen(address, limits.clone(), config)?
         } else {
-            MercuryTransport::client(address, limits.clone())?
+            MercuryTransport::client(address, limits.clone(), config)?
         });
-        let transport = mercury.clone();
-        return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| mercury.set_acceptor(acceptor)) });
+        let (transport, config) = (mercury.clone(), mercury.config().clone());
+        let set_acceptor = Box::new(move |acceptor| mercury.set_acceptor(acceptor));
+        return Ok(Started { transport, set_acceptor, mercury: Some(config) });
+    }
+    if let Some(key) = mercury.and_then(MercuryConfig::first_key) {
+        let protocol = address.protocol();
+        return Err(ListenError::Option(format!(
+            "mercury.{key} has no meaning for {protocol}, which is not Mercury's"
+        )));
     }
     if address.protocol() == sm::PROTOCOL {
         let sm = Arc::new(if listening {
@@ -45,7 +66,8 @@ pub(crate) fn start(
             SmTransport::client(limits.clone(), instance)?
         });
         let transport = sm.clone();
-        return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| sm.set_acceptor(acceptor)) });
+        let set_acceptor = Box::new(move |acceptor| sm.set_acceptor(acceptor));
+        return Ok(Started { transport, set_acceptor, mercury: None });
     }
     if same_node {
         let node = Arc::new(if listening {
@@ -54,7 +76,8 @@ pub(crate) fn start(
             SameNode::client(limits.clone(), instance)?
         });
         let transport = node.clone();
-        return Ok(Started { transport, set_acceptor: Box::new(move |acceptor| node.set_acceptor(acceptor)) });
+        let set_acceptor = Box::new(move |acceptor| node.set_acceptor(acceptor));
+        return Ok(Started { transport, set_acceptor, mercury: None });
     }
     let tcp = Arc::new(if listening {
         TcpTransport::listen(address, limits.clone(), instance)?
@@ -62,7 +85,8 @@ pub(crate) fn start(
         TcpTransport::client(limits.clone(), instance)?
     });
     let transport = tcp.clone();
-    Ok(Started { transport, set_acceptor: Box::new(move |acceptor| tcp.set_acceptor(acceptor)) })
+    let set_acceptor = Box::new(move |acceptor| tcp.set_acceptor(acceptor));
+    Ok(Started { transport, set_acceptor, mercury: None })
 }
 
 /// Whether resolving the location of an address asks nobody.
@@ -90,10 +114,24 @@ pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
 }
 
 /// An address in the words of the engine whose own address is `ours`, or `None` if it is of another protocol. Mercury
-/// has several names for some of its protocols.
+/// has several names for some of its protocols, and addresses of two protocols at once (`auto_sm`).
 pub(crate) fn in_words_of(ours: &Address, address: &Address) -> Option<Address> {
+    if address == ours {
+        return Some(address.clone());
+    }
     let base = |address: &Address| address.protocol().split(';').next().map(str::to_owned);
-    (base(ours) == base(address)).then(|| Address::new(ours.protocol(), address.location()))
+    match (over_network(ours), over_network(address)) {
+        (None, None) => (base(ours) == base(address)).then(|| Address::new(ours.protocol(), address.location())),
+        (our, their) => {
+            let (our, their) = (our.as_ref().unwrap_or(ours), their.as_ref().unwrap_or(address));
+            (base(our) == base(their)).then(|| address.clone())
+        }
+    }
+}
+
+/// What an address of two protocols (`uid://7#na+sm://31404-0#ofi+tcp://192.0.2.2:36377`) is over the network.
+pub(crate) fn over_network(address: &Address) -> Option<Address> {
+    (address.protocol() == EITHER).then(|| address.location().rsplit('#').next()?.parse().ok())?
 }
 
 /// # Errors
@@ -126,6 +164,7 @@ fn is_mercury(protocol: &str) -> bool {
     let plugin = protocol.split('+').next().unwrap_or("");
     let bare = protocol.split(';').next().unwrap_or("");
     matches!(plugin, "ofi" | "ucx" | "na" | "bmi" | "mpi" | "psm" | "psm2")
+        || protocol == EITHER
         || matches!(bare, "verbs" | "cxi" | "psm2" | "psm" | "opx" | "gni" | "shm" | "sockets")
 }
 
@@ -151,5 +190,17 @@ mod tests {
         let ours = parse("ofi+tcp;ofi_rxm://127.0.0.1:80");
         assert_eq!(in_words_of(&ours, &parse("ofi+tcp://127.0.0.1:80")), Some(ours.clone()));
         assert_eq!(in_words_of(&ours, &parse("native+tcp://127.0.0.1:80")), None);
+    }
+
+    #[test]
+    fn an_address_of_two_protocols_is_one_of_the_network() {
+        let parse = |text: &str| text.parse::<Address>().expect("an address");
+        let either = parse("uid://8323328#na+sm://30777-0#ofi+tcp;ofi_rxm://192.0.2.2:36751");
+        assert_eq!(over_network(&either), Some(parse("ofi+tcp;ofi_rxm://192.0.2.2:36751")));
+        assert_eq!(in_words_of(&parse("ofi+tcp"), &either), Some(either.clone()));
+        assert_eq!(in_words_of(&either, &parse("ofi+tcp://192.0.2.3:1")), Some(parse("ofi+tcp://192.0.2.3:1")));
+        assert_eq!(in_words_of(&parse("na+sm"), &either), None);
+        assert_eq!(in_words_of(&parse("ofi+tcp"), &parse("uid://nonsense")), None);
+        assert_eq!(over_network(&parse("ofi+tcp://127.0.0.1:80")), None);
     }
 }

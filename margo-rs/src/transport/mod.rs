@@ -76,7 +76,9 @@ mod same_node;
 
 pub use choose::protocol_help;
 
-pub(crate) use choose::{check_protocol, in_words_of, is_literal, resolve, start};
+#[cfg(mercury)]
+pub(crate) use choose::over_network;
+pub(crate) use choose::{Options, check_protocol, in_words_of, is_literal, resolve, start};
 pub(crate) use loopback::LoopbackLink;
 #[doc(hidden)]
 pub use same_node::Offer;

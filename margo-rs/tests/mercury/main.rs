@@ -2,5 +2,7 @@
 //!
 //! Without Mercury each test says so in a line and tests nothing.
 
+mod addresses;
+mod config;
 mod ending;
 mod support;

@@ -47,7 +47,6 @@ pub(crate) fn with_handlers(engine: Engine) -> Engine {
     engine
 }
 
-#[allow(dead_code)]
 pub(crate) fn client(address: &str) -> Engine {
     engine(address).connect().expect("a client starts")
 }

@@ -7,6 +7,7 @@
 //! Callbacks run inside [`Fabric::trigger`], on its caller's thread. A panic in one ends there.
 
 use super::bulk::Over;
+use super::options::Options;
 use mochi_sys::mercury as hg;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -26,8 +27,6 @@ const SPARE_MAX: usize = 256;
 const TRIGGER_MAX: u32 = 256;
 /// Longest address text, in bytes.
 const ADDRESS_MAX: usize = crate::address::ADDRESS_MAX;
-/// Requests that a fresh context is ready to receive, and how many are added when they run out. As Margo does.
-const POSTED: u32 = 256;
 
 /// The plugin of shared memory, where it is to choose an address.
 const SHARED_MEMORY: &[u8] = b"na+sm";
@@ -83,25 +82,23 @@ unsafe impl Sync for Fabric {}
 
 impl Fabric {
     /// Starts Mercury. `None` if it refuses; it gives no reason but in its own log.
-    pub(super) fn start(name: &CStr) -> Option<Arc<Self>> {
+    pub(super) fn start(name: &CStr, options: &Options) -> Option<Arc<Self>> {
         let _alone = BEGIN_OR_END.lock();
         if std::env::var_os("HG_LOG_LEVEL").is_none() {
             // Its reasons are for who asks for them; programs say in one line of their own what went wrong.
-            // SAFETY: a constant text that ends with NUL.
-            unsafe { hg::HG_Set_log_level(c"none".as_ptr()) };
+            let level = options.log_level().unwrap_or(c"none");
+            // SAFETY: a text that ends with NUL.
+            unsafe { hg::HG_Set_log_level(level.as_ptr()) };
         }
-        let mut info = std::mem::MaybeUninit::<hg::hg_init_info>::zeroed();
-        // SAFETY: the shim assigns the whole structure.
-        unsafe { hg::mochi_hg_init_info_default(info.as_mut_ptr()) };
-        // SAFETY: it was assigned just now.
-        let mut info = unsafe { info.assume_init() };
-        info.request_post_init = POSTED;
-        info.request_post_incr = POSTED as i32;
+        if let Some(parts) = options.log_subsys() {
+            // SAFETY: a text that ends with NUL.
+            unsafe { hg::HG_Set_log_subsys(parts.as_ptr()) };
+        }
         // Also one that only makes calls listens: for the answers to it, libfabric does so in any case, and peers of this
         // crate say over it that they go away.
-        // SAFETY: the name ends with NUL and the structure is that of the headers compiled against; both are read only
-        // during the call.
-        let begin = |listen| NonNull::new(unsafe { hg::mochi_hg_init(name.as_ptr(), listen, &info) });
+        // SAFETY: the name ends with NUL, the options are those of the shim, and the texts that they point to end with NUL
+        // and live as long as they; all is read only during the call.
+        let begin = |listen| NonNull::new(unsafe { hg::mochi_hg_init(name.as_ptr(), listen, options.raw()) });
         let is_numbered = name.to_bytes() == SHARED_MEMORY;
         while is_numbered && NUMBERS.lock().is_next_in_use()? {
             // One that does not listen takes the number and touches no memory.
@@ -155,6 +152,15 @@ impl Fabric {
         // SAFETY: the class is alive, and the address is written to a valid place.
         succeed(unsafe { hg::HG_Addr_self(self.class.as_ptr(), &mut address) })?;
         self.print(Addr { address, fabric: self.clone() }.address)
+    }
+
+    /// Payload bytes that go with a request's message and with a response's.
+    pub(super) fn eager_sizes(&self) -> (usize, usize) {
+        // SAFETY: the class is alive.
+        let input = unsafe { hg::mochi_hg_input_eager_size(self.class.as_ptr()) };
+        // SAFETY: the class is alive.
+        let output = unsafe { hg::mochi_hg_output_eager_size(self.class.as_ptr()) };
+        (input, output)
     }
 
     /// Finds an address. Names of hosts were resolved before: this does not block.
@@ -638,10 +644,13 @@ mod tests {
 
     #[test]
     fn shared_memory_starts_more_often_than_it_has_numbers_while_one_lives() {
-        let Some(lives) = Fabric::start(c"na+sm") else { return println!("Mercury has no shared memory here") };
+        let options = Options::new(&crate::config::MercuryConfig::default()).expect("nothing is asked for");
+        let Some(lives) = Fabric::start(c"na+sm", &options) else {
+            return println!("Mercury has no shared memory here");
+        };
         let address = lives.address().expect("it has one");
         for _ in 0..300 {
-            let other = Fabric::start(c"na+sm").expect("a number is free");
+            let other = Fabric::start(c"na+sm", &options).expect("a number is free");
             assert_ne!(other.address().expect("it has one"), address);
         }
     }

@@ -32,16 +32,21 @@ mod leftovers;
 mod link;
 mod location;
 #[allow(unsafe_code)]
+mod options;
+#[allow(unsafe_code)]
 mod registration;
 
 use self::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
 use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
 use self::grants::Grants;
 use self::link::MercuryLink;
+use self::location::Start;
+use self::options::Options;
 use self::registration::{Registered, Registrations};
 use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Registration, Transport};
 use crate::address::Address;
 use crate::bulk::{Permission, Segment};
+use crate::config::{AddressFormat, MercuryConfig};
 use crate::error::{ConnectError, ListenError, Status};
 use crate::limits::Limits;
 use crate::rpc::RpcId;
@@ -82,6 +87,7 @@ thread_local! {
 /// The transport.
 pub struct MercuryTransport {
     shared: Arc<Shared>,
+    config: MercuryConfig,
 }
 
 /// What links share with their transport.
@@ -123,19 +129,27 @@ impl MercuryTransport {
     /// interface that the plugin chooses.
     ///
     /// # Errors
-    /// Mercury does not start.
-    pub fn client(address: &Address, limits: Limits) -> Result<Self, ListenError> {
-        let name = location::client_name(address);
-        Self::start(&name, address, limits, false)
+    /// Mercury does not start, or does not have an option.
+    pub fn client(address: &Address, limits: Limits, config: &MercuryConfig) -> Result<Self, ListenError> {
+        let address = &super::over_network(address).unwrap_or_else(|| address.clone());
+        let start = location::client_start(address, config)?;
+        Self::start(start, address, limits, config, false)
     }
 
     /// A transport that listens. Blocks while a host name is resolved.
     ///
     /// # Errors
-    /// The port is taken, or Mercury does not start; its own log says more.
-    pub fn listen(address: &Address, limits: Limits) -> Result<Self, ListenError> {
-        let name = location::listen_name(address)?;
-        Self::start(&name, address, limits, true)
+    /// The port is taken, or Mercury does not have an option, or it does not start; its own log says more.
+    pub fn listen(address: &Address, limits: Limits, config: &MercuryConfig) -> Result<Self, ListenError> {
+        // One that listened on shared memory, too, does so again if it is told to.
+        let address = &super::over_network(address).unwrap_or_else(|| address.clone());
+        let start = location::listen_start(address, config)?;
+        Self::start(start, address, limits, config, true)
+    }
+
+    /// The options in effect.
+    pub fn config(&self) -> &MercuryConfig {
+        &self.config
     }
 
     /// Where accepted links go; without it none are accepted. To be called once, before the first poll.
@@ -143,13 +157,21 @@ impl MercuryTransport {
         let _ = self.shared.acceptor.set(acceptor);
     }
 
-    fn start(name: &str, address: &Address, limits: Limits, listening: bool) -> Result<Self, ListenError> {
+    fn start(
+        start: Start,
+        address: &Address,
+        limits: Limits,
+        config: &MercuryConfig,
+        listening: bool,
+    ) -> Result<Self, ListenError> {
         let refused = || ListenError::Location { address: address.clone(), reason: location::why_not(address) };
         let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
         location::check_release(address)?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
-        let name = fabric::c_name(name).ok_or_else(refused)?;
-        let fabric = Fabric::start(&name).ok_or_else(refused)?;
+        let name = fabric::c_name(&start.name).ok_or_else(refused)?;
+        let config = &MercuryConfig { na_addr_format: start.format, ..config.clone() };
+        let options = Options::new(config)?;
+        let fabric = Fabric::start(&name, &options).ok_or_else(refused)?;
         let mercury = |code| failed(io::Error::other(explain(code)));
         let printed = if listening {
             let text = fabric.address().map_err(mercury)?;
@@ -187,7 +209,15 @@ impl MercuryTransport {
         for (id, one_way) in [(HELLO, false), (TUNNEL, false), (TUNNEL_ONE_WAY, true)] {
             fabric.register(id.as_u64(), one_way).map_err(mercury)?;
         }
-        Ok(Self { shared })
+        let (input, output) = fabric.eager_sizes();
+        let config = MercuryConfig {
+            address: Some(shared.address.to_string()),
+            listening: Some(listening),
+            input_eager_size: Some(input as u64),
+            output_eager_size: Some(output as u64),
+            ..options.effective(config)
+        };
+        Ok(Self { shared, config })
     }
 }
 
@@ -479,6 +509,12 @@ impl Transport for MercuryTransport {
             |error: io::Error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error) };
         let mercury = |code| unreachable(io::Error::other(explain(code)));
         let fabric = self.shared.fabric().ok_or(ConnectError::ShutDown)?;
+        let over_network = super::over_network(address).filter(|_| self.config.auto_sm != Some(true));
+        let address = over_network.as_ref().unwrap_or(address);
+        let is_ipv6 = self.config.na_addr_format == Some(AddressFormat::Ipv6);
+        if let Some(reason) = location::other_family(is_ipv6, address) {
+            return Err(unreachable(io::Error::other(reason)));
+        }
         let name = fabric::c_name(address.as_str()).ok_or_else(|| unreachable(io::ErrorKind::InvalidInput.into()))?;
         let addr = fabric.lookup(&name).map_err(mercury)?;
         let id = getrandom::u64().map_err(|error| unreachable(io::Error::other(error.to_string())))?;

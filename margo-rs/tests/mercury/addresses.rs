@@ -1,0 +1,78 @@
+//! What addresses over `ofi+tcp` look like and what is accepted: IPv6, host names, interfaces.
+
+use crate::support::*;
+use margo_rs::{ConnectError, ListenError, Wait};
+
+/// A server at `listen` prints an address that starts with `host`, and is reached there by a client of its kind.
+fn serves_at(listen: &str, host: &str) {
+    let server = serve(listen);
+    let location = server.address().location().to_owned();
+    assert!(location.starts_with(host), "{location} for {listen}");
+    let client = client(server.address().as_str());
+    assert_eq!(lookup(&client, &server).call(SUM, &(1, 2)).wait().expect("it is reached"), 3, "{listen}");
+    // And without what Mercury added to the protocol.
+    let to = client.lookup(format!("ofi+tcp://{location}")).wait().expect("the short name is one, too");
+    assert_eq!(to.call(SUM, &(1, 2)).wait().expect("it is reached"), 3, "{listen}");
+}
+
+#[test]
+fn addresses_name_the_host_by_its_ip() {
+    with_mercury("addresses", || {
+        for listen in ["ofi+tcp://127.0.0.1", "ofi+tcp://127.0.0.1:0", "ofi+tcp://localhost", "ofi+tcp://lo"] {
+            serves_at(listen, "127.0.0.1:");
+        }
+    });
+}
+
+/// Mercury cannot use ::1. `MOCHI_TEST_IPV6` names an address of this host that it can, in a network of the test's own.
+#[test]
+fn ipv6_works_as_ipv4_does() {
+    with_mercury("IPv6", || {
+        let error = client(OFI_TCP).lookup("ofi+tcp://[2001:db8::1]:1").wait().expect_err("it speaks IPv4");
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("IPv6 address"), "{error}");
+        let Ok(ip) = std::env::var("MOCHI_TEST_IPV6") else {
+            return println!("not tested further: MOCHI_TEST_IPV6 names no address");
+        };
+        serves_at(&format!("ofi+tcp://[{ip}]"), &format!("[{ip}]:"));
+        let server = serve(&format!("ofi+tcp://[{ip}]:0"));
+        // A server that restarts listens at the address that it had.
+        let address = server.address().clone();
+        server.shutdown().wait();
+        let server = with_handlers(engine(address.as_str()).listen().wait().expect("the port is free"));
+        assert_eq!(*server.address(), address);
+        let error = engine(address.as_str()).listen().wait().expect_err("it is taken now");
+        assert!(matches!(error, ListenError::InUse { .. }), "{error:?}");
+        let error = client(address.as_str()).lookup("ofi+tcp://127.0.0.1:1").wait().expect_err("it speaks IPv6");
+        assert!(error.to_string().contains("IPv4 address"), "{error}");
+    });
+}
+
+#[test]
+fn addresses_of_no_interface_are_refused_with_the_reason() {
+    with_mercury("foreign addresses", || {
+        for (listen, reason) in [
+            ("ofi+tcp://203.0.113.7", "203.0.113.7"),
+            ("ofi+tcp://[2001:db8::7]", "2001:db8::7"),
+            ("ofi+tcp://no-such-interface0", "interfaces here"),
+            ("ofi+tcp://127.0.0.1:99999", "port"),
+            ("ofi+tcp://[::1", "["),
+            ("ofi+tcp://[::1]", "IP"),
+        ] {
+            let error = engine(listen).listen().wait().expect_err(listen);
+            assert!(error.to_string().contains(reason), "{listen}: {error}");
+        }
+    });
+}
+
+#[test]
+fn a_plugin_that_is_not_there_is_named() {
+    with_mercury("absent plugins", || {
+        for listen in ["ucx+tcp://127.0.0.1", "ofi+psm2", "bmi+tcp", "na+nothing", "ofi+nothing", "psm2"] {
+            let error = engine(listen).listen().wait().expect_err(listen);
+            assert!(matches!(error, ListenError::Location { .. }), "{listen}: {error:?}");
+            assert!(error.to_string().contains(listen.split("://").next().expect("never empty")), "{error}");
+            assert!(engine(listen).connect().is_err(), "{listen}");
+        }
+    });
+}
