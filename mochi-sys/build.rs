@@ -169,7 +169,7 @@ fn mercury_bindings(libraries: &[Library]) -> bindgen::Builder {
         .allowlist_function("HG_(Finalize|Version_get|Error_to_string|Set_log_level|Set_log_subsys)")
         .allowlist_function("HG_Context_(create|destroy)")
         .allowlist_function("HG_Addr_(lookup2|self|to_string|free|dup|cmp)")
-        .allowlist_function("HG_(Register|Registered|Registered_disable_response)")
+        .allowlist_function("HG_(Register|Registered|Registered_disable_response|Deregister)")
         .allowlist_function("HG_(Create|Reset|Destroy|Forward|Respond|Cancel)")
         .allowlist_function("HG_Bulk_(create|free|transfer|cancel|serialize|deserialize|get_serialize_size)")
         .allowlist_type("mochi_hg_.*|hg_(init_info|cb_info|return_t|op_t|bulk_op_t|checksum_level_t)")

@@ -182,6 +182,16 @@ size_t mochi_hg_output_eager_size(const hg_class_t *hg_class)
     return HG_Class_get_output_eager_size(hg_class);
 }
 
+bool mochi_hg_class_is_listening(const hg_class_t *hg_class)
+{
+    return HG_Class_is_listening(hg_class);
+}
+
+hg_context_t *mochi_hg_handle_context(hg_handle_t handle)
+{
+    return HG_Get_info(handle)->context;
+}
+
 hg_class_t *mochi_hg_handle_class(hg_handle_t handle)
 {
     return HG_Get_info(handle)->hg_class;
@@ -288,6 +298,12 @@ hg_return_t mochi_hg_progress(hg_context_t *context, unsigned int *count)
     *count = ret == HG_SUCCESS;
     return ret == HG_TIMEOUT ? HG_SUCCESS : ret;
 #endif
+}
+
+hg_return_t mochi_hg_progress_shared(hg_context_t *context)
+{
+    hg_return_t ret = HG_Progress(context, 0);
+    return ret == HG_TIMEOUT ? HG_SUCCESS : ret;
 }
 
 hg_return_t mochi_hg_trigger(hg_context_t *context, unsigned int max_count, unsigned int *count)

@@ -91,7 +91,10 @@ void *mochi_hg_class_data(const hg_class_t *hg_class);
 size_t mochi_hg_input_eager_size(const hg_class_t *hg_class);
 size_t mochi_hg_output_eager_size(const hg_class_t *hg_class);
 
+bool mochi_hg_class_is_listening(const hg_class_t *hg_class);
+
 hg_class_t *mochi_hg_handle_class(hg_handle_t handle);
+hg_context_t *mochi_hg_handle_context(hg_handle_t handle);
 hg_id_t mochi_hg_handle_id(hg_handle_t handle);
 /* Lives as long as the handle. */
 hg_addr_t mochi_hg_handle_addr(hg_handle_t handle);
@@ -107,6 +110,8 @@ int mochi_hg_event_fd(const hg_context_t *context);
 bool mochi_hg_event_ready(hg_context_t *context);
 /* Neither of the two blocks. */
 hg_return_t mochi_hg_progress(hg_context_t *context, unsigned int *count);
+/* The same where others make progress on the context, too. */
+hg_return_t mochi_hg_progress_shared(hg_context_t *context);
 hg_return_t mochi_hg_trigger(hg_context_t *context, unsigned int max_count, unsigned int *count);
 
 /* Whether a code says that the peer or the way to it is gone, not that this one operation failed. */

@@ -190,8 +190,13 @@ fn blocking_deferred_and_one_way_handlers_work_wrapped() {
     for n in 0..3000 {
         server.call(NOTE, &n.to_string()).wait().unwrap();
     }
-    for n in 0..3000 {
-        assert_eq!(hears.recv_timeout(LONG).unwrap(), (ALICE.uid, n.to_string()));
+    let mut heard: Vec<_> = (0..3000).map(|_| hears.recv_timeout(LONG).unwrap()).collect();
+    if transport() == "na+sm" {
+        // Those that find its queue full are overtaken.
+        heard.sort_by_key(|(_, text)| text.parse::<u32>().ok());
+    }
+    for (n, heard) in heard.into_iter().enumerate() {
+        assert_eq!(heard, (ALICE.uid, n.to_string()));
     }
 }
 

@@ -44,7 +44,7 @@ fn a_call_that_may_not_run_ahead_keeps_its_deadline() {
 #[test]
 fn a_request_that_waits_for_its_pool_is_served() {
     const NAP: Rpc<u64, u64> = Rpc::new("nap");
-    let engine = Engine::builder("native+tcp://127.0.0.1").rpc_threads(2).pool("narrow", 1).default_timeout(LONG);
+    let engine = Engine::builder(transport()).rpc_threads(2).pool("narrow", 1).default_timeout(LONG);
     let auth = serve_on(&engine.listen().wait().unwrap(), builder().window(64).max_in_flight(32));
     let (go, gate) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));

@@ -8,6 +8,8 @@ use crate::error::ListenError;
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
 use crate::server::{Registry, builtin};
+#[cfg(mercury)]
+use crate::transport::mercury::GivenContext;
 use crate::transport::{self, Acceptor, Transport};
 use crate::warnings::Warnings;
 use parking_lot::Mutex;
@@ -34,6 +36,8 @@ pub struct Builder {
     pools: Vec<Pool>,
     same_node: bool,
     mercury: Option<MercuryConfig>,
+    #[cfg(mercury)]
+    given: Option<GivenContext>,
     wrong: Option<ConfigError>,
     layers: Option<(Layer, AcceptorLayer)>,
 }
@@ -50,6 +54,8 @@ impl Builder {
             pools: Vec::new(),
             same_node: true,
             mercury: None,
+            #[cfg(mercury)]
+            given: None,
             wrong: None,
             layers: None,
         }
@@ -87,6 +93,14 @@ impl Builder {
     /// Changes options of Mercury. They are errors with a protocol that is not Mercury's.
     pub fn mercury(mut self, change: impl FnOnce(&mut MercuryConfig)) -> Self {
         change(self.mercury.get_or_insert_default());
+        self
+    }
+
+    /// Makes the engine one on a Mercury that runs already; see [`GivenContext`] for who does what then. The address only
+    /// has to be of its protocol: where it is reached is Mercury's to say.
+    #[cfg(mercury)]
+    pub fn mercury_context(mut self, given: GivenContext) -> Self {
+        self.given = Some(given);
         self
     }
 
@@ -236,6 +250,8 @@ impl Builder {
             instance,
             same_node: self.same_node,
             mercury: self.mercury.as_ref(),
+            #[cfg(mercury)]
+            given: self.given,
         };
         let started = transport::start(&address, listening, options)?;
         config.mercury = started.mercury;

@@ -10,7 +10,7 @@ use crate::limits::Limits;
 use std::sync::Arc;
 
 #[cfg(mercury)]
-use super::mercury::{self, MercuryTransport};
+use super::mercury::{self, GivenContext, MercuryTransport};
 
 /// The protocol of addresses that Mercury gives to a server on shared memory and a network at once.
 const EITHER: &str = "uid";
@@ -32,6 +32,9 @@ pub(crate) struct Options<'a> {
     pub(crate) same_node: bool,
     /// For Mercury alone.
     pub(crate) mercury: Option<&'a MercuryConfig>,
+    /// A Mercury that runs already.
+    #[cfg(mercury)]
+    pub(crate) given: Option<GivenContext>,
 }
 
 /// Starts the transport of an address. Blocks while a host name is resolved.
@@ -39,15 +42,21 @@ pub(crate) struct Options<'a> {
 /// # Errors
 /// See [`Engine::listen`](crate::Engine::listen).
 pub(crate) fn start(address: &Address, listening: bool, options: Options<'_>) -> Result<Started, ListenError> {
-    let Options { limits, instance, same_node, mercury } = options;
+    let Options { limits, instance, same_node, mercury, .. } = options;
     #[cfg(mercury)]
-    if is_mercury(address.protocol()) {
+    if options.given.is_some() || is_mercury(address.protocol()) {
         let defaults = MercuryConfig::default();
         let config = mercury.unwrap_or(&defaults);
-        let mercury = Arc::new(if listening {
-            MercuryTransport::listen(address, limits.clone(), config)?
-        } else {
-            MercuryTransport::client(address, limits.clone(), config)?
+        let mercury = Arc::new(match options.given {
+            Some(given) => {
+                if let Some(key) = config.first_key() {
+                    let reason = "the Mercury that was given has been started with its options already";
+                    return Err(ListenError::Option(format!("mercury.{key}: {reason}")));
+                }
+                MercuryTransport::on(given, address, limits.clone(), listening)?
+            }
+            None if listening => MercuryTransport::listen(address, limits.clone(), config)?,
+            None => MercuryTransport::client(address, limits.clone(), config)?,
         });
         let (transport, config) = (mercury.clone(), mercury.config().clone());
         let set_acceptor = Box::new(move |acceptor| mercury.set_acceptor(acceptor));

@@ -5,4 +5,7 @@
 mod addresses;
 mod config;
 mod ending;
+#[cfg(mercury)]
+mod given;
+mod strangers;
 mod support;

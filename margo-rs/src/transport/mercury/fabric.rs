@@ -6,7 +6,9 @@
 //!
 //! Callbacks run inside [`Fabric::trigger`], on its caller's thread. A panic in one ends there.
 
+use super::Inside;
 use super::bulk::Over;
+use super::given::{self, GivenContext};
 use super::options::Options;
 use mochi_sys::mercury as hg;
 use parking_lot::{Mutex, RwLock};
@@ -49,6 +51,9 @@ static BEGIN_OR_END: Mutex<()> = Mutex::new(());
 pub(super) trait Receiver: Send + Sync {
     /// A request of an RPC that was [registered](Fabric::register). Runs inside [`Fabric::trigger`].
     fn on_request(&self, request: &Arc<Incoming>);
+
+    /// Marks this thread as inside of a callback, until what is returned is dropped.
+    fn enter(&self) -> Inside;
 }
 
 /// Takes the answers to requests. Runs inside [`Fabric::trigger`].
@@ -68,6 +73,8 @@ pub(super) struct Fabric {
     spare: Mutex<Vec<Handle>>,
     /// To poll while waiting, where the plugin has one.
     descriptor: Option<RawFd>,
+    /// Where class and context are somebody else's.
+    given: Option<GivenContext>,
     /// In [`NUMBERS`], and what it is part of: the location of an address of shared memory.
     number: OnceLock<(u8, String)>,
     /// Transfers that have ended, until Mercury has let go of what they held.
@@ -114,19 +121,7 @@ impl Fabric {
             unsafe { hg::HG_Finalize(class.as_ptr()) };
             return None;
         };
-        // SAFETY: the context is alive.
-        let descriptor = unsafe { hg::mochi_hg_event_fd(context.as_ptr()) };
-        let fabric = Arc::new_cyclic(|this| Self {
-            class,
-            context,
-            this: this.clone(),
-            receiver: OnceLock::new(),
-            registered: RwLock::new(HashMap::new()),
-            spare: Mutex::new(Vec::new()),
-            descriptor: (descriptor >= 0).then_some(descriptor),
-            number: OnceLock::new(),
-            ended: Mutex::new(Vec::new()),
-        });
+        let fabric = Self::on(class, context, None);
         if is_numbered
             && let Ok(address) = fabric.address()
             && let Some(number) = number_in(&address)
@@ -139,6 +134,35 @@ impl Fabric {
         // SAFETY: the class is alive, and ends before the fabric that it points to.
         unsafe { hg::mochi_hg_class_set_data(class.as_ptr(), data) };
         Some(fabric)
+    }
+
+    /// A fabric on a class and a context that are alive.
+    fn on(
+        class: NonNull<hg::hg_class_t>,
+        context: NonNull<hg::hg_context_t>,
+        given: Option<GivenContext>,
+    ) -> Arc<Self> {
+        // SAFETY: the context is alive.
+        let descriptor = unsafe { hg::mochi_hg_event_fd(context.as_ptr()) };
+        Arc::new_cyclic(|this| Self {
+            class,
+            context,
+            this: this.clone(),
+            receiver: OnceLock::new(),
+            registered: RwLock::new(HashMap::new()),
+            spare: Mutex::new(Vec::new()),
+            descriptor: (descriptor >= 0).then_some(descriptor),
+            given,
+            ended: Mutex::new(Vec::new()),
+            number: OnceLock::new(),
+        })
+    }
+
+    /// A fabric on what somebody else has started.
+    pub(super) fn adopt(given: GivenContext) -> Arc<Self> {
+        let fabric = Self::on(given.class, given.context, Some(given));
+        given::enter(given.context, fabric.this.clone());
+        fabric
     }
 
     /// Where requests go; to be called once, before the first is registered.
@@ -179,8 +203,13 @@ impl Fabric {
         let mut registered = self.registered.write();
         if !registered.contains_key(&id) {
             let proc: hg::hg_proc_cb_t = Some(hg::mochi_hg_proc_bytes);
+            let callback: hg::hg_rpc_cb_t = match &self.given {
+                Some(given) if given.is_registered(id) => return Err(hg::HG_EXIST),
+                Some(_) => Some(given::on_request),
+                None => Some(on_request),
+            };
             // SAFETY: the class is alive, and the callbacks are functions of the types asked for.
-            succeed(unsafe { hg::HG_Register(self.class.as_ptr(), id, proc, proc, Some(on_request)) })?;
+            succeed(unsafe { hg::HG_Register(self.class.as_ptr(), id, proc, proc, callback) })?;
         }
         // SAFETY: the class is alive, and the id is registered.
         succeed(unsafe { hg::HG_Registered_disable_response(self.class.as_ptr(), id, u8::from(one_way)) })?;
@@ -205,6 +234,10 @@ impl Fabric {
 
     /// Looks for what has arrived or was sent, without blocking. One thread at a time.
     pub(super) fn progress(&self) -> Result<(), Code> {
+        if self.given.is_some() {
+            // SAFETY: the context is alive.
+            return succeed(unsafe { hg::mochi_hg_progress_shared(self.context.as_ptr()) });
+        }
         let mut count = 0;
         // SAFETY: the context is alive.
         succeed(unsafe { hg::mochi_hg_progress(self.context.as_ptr(), &mut count) })
@@ -224,6 +257,13 @@ impl Fabric {
     pub(super) fn is_ready(&self) -> bool {
         // SAFETY: the context is alive.
         unsafe { hg::mochi_hg_event_ready(self.context.as_ptr()) }
+    }
+
+    /// Removes what shared memory has in the file system: to be called when nobody is to come in any more.
+    pub(super) fn remove_files(&self) {
+        if let Some((_, location)) = self.number.get() {
+            super::leftovers::remove(location);
+        }
     }
 
     /// Becomes readable when something arrives; `None` where the plugin has nothing of the kind.
@@ -246,6 +286,11 @@ impl Fabric {
 impl Drop for Fabric {
     fn drop(&mut self) {
         self.spare.get_mut().clear();
+        if let Some(given) = &self.given {
+            given::leave(given.context);
+            self.registered.get_mut().drain().for_each(|(id, _)| given.deregister(id));
+            return;
+        }
         match self.finalize() {
             Ok(()) => {}
             Err(code) if self.number.get().is_some() => {
@@ -253,8 +298,8 @@ impl Drop for Fabric {
             }
             Err(code) => tracing::error!(reason = explain(code), "Mercury cannot be finalized; it is left behind"),
         }
-        if let Some((number, location)) = self.number.get() {
-            super::leftovers::remove(location);
+        self.remove_files();
+        if let Some((number, _)) = self.number.get() {
             NUMBERS.lock().give_back(*number);
         }
     }
@@ -487,14 +532,14 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         if !*self.answered.get_mut() && !self.is_one_way() {
-            answer_unserved(&self.handle);
+            refuse(&self.handle);
         }
     }
 }
 
 /// Answers a request that nobody serves to its end. Mercury keeps the handle of a request until it was answered, and does
 /// not end before; whether the answer arrives matters to nobody.
-fn answer_unserved(handle: &Handle) {
+fn refuse(handle: &Handle) {
     // SAFETY: the handle is alive.
     let id = unsafe { hg::mochi_hg_handle_id(handle.0) };
     let answer = super::unserved(id);
@@ -553,22 +598,32 @@ pub(super) fn without_panic(callback: impl FnOnce()) {
 }
 
 unsafe extern "C" fn on_request(handle: hg::hg_handle_t) -> Code {
-    // Owns the reference that came with the callback.
-    let handle = Handle(handle);
-    // SAFETY: the handle is alive.
-    let class = unsafe { hg::mochi_hg_handle_class(handle.0) };
+    // SAFETY: Mercury hands over a valid handle.
+    let class = unsafe { hg::mochi_hg_handle_class(handle) };
     // SAFETY: the class is alive.
     let data = unsafe { hg::mochi_hg_class_data(class) };
     // SAFETY: `Fabric::start` put it there; the class is alive, and ends before the fabric.
     let fabric = unsafe { data.cast::<Fabric>().as_ref() };
     // One that is being dropped takes nothing in any more.
-    let Some(fabric) = fabric.and_then(|fabric| fabric.this.upgrade()) else {
-        // Where nobody wants an answer, Mercury refuses to send one.
-        answer_unserved(&handle);
-        return hg::HG_SUCCESS;
-    };
+    match fabric.and_then(|fabric| fabric.this.upgrade()) {
+        // SAFETY: the handle comes with the callback, and is handed on once.
+        Some(fabric) => unsafe { deliver(handle, fabric) },
+        // SAFETY: as above.
+        None => unsafe { answer_unserved(handle) },
+    }
+    hg::HG_SUCCESS
+}
+
+/// Hands a request to its receiver.
+///
+/// # Safety
+/// The handle is valid, and comes with a reference that the caller has and does not use any more.
+pub(super) unsafe fn deliver(handle: hg::hg_handle_t, fabric: Arc<Fabric>) {
+    let handle = Handle(handle);
     without_panic(move || {
         let receiver = fabric.receiver.get().and_then(Weak::upgrade);
+        // Others may trigger on a context that is not ours.
+        let _inside = fabric.given.and_then(|_| receiver.as_ref()).map(|receiver| receiver.enter());
         let request = Arc::new(Incoming { handle, fabric, answered: AtomicBool::new(false) });
         if let Some(receiver) = receiver {
             receiver.on_request(&request);
@@ -579,7 +634,15 @@ unsafe extern "C" fn on_request(handle: hg::hg_handle_t) -> Code {
             unsafe { hg::mochi_hg_release_input(request.handle.0) };
         }
     });
-    hg::HG_SUCCESS
+}
+
+/// Answers a request that comes when the fabric is going.
+///
+/// # Safety
+/// As for [`deliver`].
+pub(super) unsafe fn answer_unserved(handle: hg::hg_handle_t) {
+    // Where nobody wants an answer, Mercury refuses to send one.
+    refuse(&Handle(handle));
 }
 
 unsafe extern "C" fn on_reply(info: *const hg::hg_cb_info) -> Code {
@@ -589,6 +652,8 @@ unsafe extern "C" fn on_reply(info: *const hg::hg_cb_info) -> Code {
     let pending = unsafe { Box::from_raw(info.arg.cast::<Pending>()) };
     without_panic(move || {
         let Pending { request, replies, token } = *pending;
+        let receiver = request.fabric.given.and_then(|_| request.fabric.receiver.get()?.upgrade());
+        let _inside = receiver.as_ref().map(|receiver| receiver.enter());
         if info.ret != hg::HG_SUCCESS {
             return replies.on_reply(token, Err(info.ret));
         }

@@ -27,6 +27,8 @@ mod death;
 mod envelope;
 #[allow(unsafe_code)]
 mod fabric;
+#[allow(unsafe_code)]
+mod given;
 mod grants;
 mod leftovers;
 mod link;
@@ -64,6 +66,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use self::given::{GivenContext, hg_class_t, hg_context_t};
 pub(crate) use self::location::{is_literal, resolve};
 
 /// How long the end waits for what is still being sent or given up.
@@ -147,6 +150,32 @@ impl MercuryTransport {
         Self::start(start, address, limits, config, true)
     }
 
+    /// A transport on what somebody else has started: one that `listens`, or only makes calls. The class must listen in
+    /// either case.
+    ///
+    /// # Errors
+    /// The class is of another protocol or does not listen, or an RPC that the engine needs for itself is taken.
+    pub fn on(given: GivenContext, address: &Address, limits: Limits, listens: bool) -> Result<Self, ListenError> {
+        let refused = |reason: &str| ListenError::Location { address: address.clone(), reason: reason.to_owned() };
+        location::check_release(address)?;
+        if !given.is_listening() {
+            return Err(refused(
+                "the class that was given does not listen, and an engine must be reached by its peers",
+            ));
+        }
+        if [HELLO, TUNNEL, TUNNEL_ONE_WAY].iter().any(|id| given.is_registered(id.as_u64())) {
+            return Err(refused(
+                "the class that was given serves an engine already, or Margo: their __identity__ would be in the way",
+            ));
+        }
+        let fabric = Fabric::adopt(given);
+        let printed = fabric.address().map_err(|code| refused(&explain(code)))?.parse::<Address>()?;
+        if super::in_words_of(&printed, address).is_none() {
+            return Err(refused(&format!("the class that was given is of {}", printed.protocol())));
+        }
+        Self::with(fabric, address, printed, limits, MercuryConfig::default(), listens)
+    }
+
     /// The options in effect.
     pub fn config(&self) -> &MercuryConfig {
         &self.config
@@ -167,22 +196,30 @@ impl MercuryTransport {
         let refused = || ListenError::Location { address: address.clone(), reason: location::why_not(address) };
         let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
         location::check_release(address)?;
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let name = fabric::c_name(&start.name).ok_or_else(refused)?;
         let config = &MercuryConfig { na_addr_format: start.format, ..config.clone() };
         let options = Options::new(config)?;
         let fabric = Fabric::start(&name, &options).ok_or_else(refused)?;
+        let printed = fabric.address().map_err(|code| failed(io::Error::other(explain(code))))?.parse::<Address>()?;
+        Self::with(fabric, address, printed, limits, options.effective(config), listening)
+    }
+
+    /// A transport over a fabric that runs at `printed`.
+    fn with(
+        fabric: Arc<Fabric>,
+        address: &Address,
+        printed: Address,
+        limits: Limits,
+        config: MercuryConfig,
+        listening: bool,
+    ) -> Result<Self, ListenError> {
+        let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
         let mercury = |code| failed(io::Error::other(explain(code)));
-        let printed = if listening {
-            let text = fabric.address().map_err(mercury)?;
-            text.parse::<Address>()?
-        } else {
-            Address::new(address.protocol(), "")
-        };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(|error| failed(error.into()))?;
         let ms = |time: Duration| time.as_millis().clamp(1, u64::MAX as u128 / 16) as u64;
         let shared = Arc::new_cyclic(|this: &Weak<Shared>| Shared {
             this: this.clone(),
-            address: printed,
+            address: if listening { printed } else { Address::new(address.protocol(), "") },
             listening,
             fabric: RwLock::new(Some(fabric.clone())),
             acceptor: OnceLock::new(),
@@ -213,9 +250,10 @@ impl MercuryTransport {
         let config = MercuryConfig {
             address: Some(shared.address.to_string()),
             listening: Some(listening),
+            version: mochi_sys::MERCURY_VERSION.map(str::to_owned),
             input_eager_size: Some(input as u64),
             output_eager_size: Some(output as u64),
-            ..options.effective(config)
+            ..config
         };
         Ok(Self { shared, config })
     }
@@ -430,6 +468,7 @@ impl Shared {
             if now >= begun + DRAIN {
                 if held {
                     tracing::warn!("Mercury still holds what it was asked to give up; it is left behind");
+                    fabric.remove_files();
                 }
                 break;
             }
@@ -459,6 +498,10 @@ impl Drop for Inside {
 }
 
 impl Receiver for Shared {
+    fn enter(&self) -> Inside {
+        Shared::enter(self)
+    }
+
     fn on_request(&self, request: &Arc<Incoming>) {
         let Some(this) = self.this.upgrade() else { return };
         let id = RpcId::from_raw(request.id());

@@ -84,7 +84,6 @@ impl Options {
     pub(super) fn effective(&self, given: &MercuryConfig) -> MercuryConfig {
         let (raw, has_2_3, has_2_4) = (&self.raw, release_is(2, 3), release_is(2, 4));
         let mut config = given.clone();
-        config.version = mochi_sys::MERCURY_VERSION.map(str::to_owned);
         config.request_post_init = Some(raw.request_post_init);
         config.request_post_incr = Some(raw.request_post_incr);
         config.na_max_unexpected_size = Some(raw.max_unexpected_size);
