@@ -29,6 +29,11 @@ pub(crate) const BOB: Identity = Identity { uid: 1502, gid: 160 };
 /// Long enough that no test waits for it unless something is broken.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
+/// What attacks go over: `native+tcp`, or the address in `MOCHI_TEST_TRANSPORT`, which has to stay on this host.
+fn transport() -> String {
+    std::env::var("MOCHI_TEST_TRANSPORT").unwrap_or_else(|_| "native+tcp://127.0.0.1".to_owned())
+}
+
 pub(crate) fn key_of(user: Identity) -> Key {
     Key::new(Secret::new(|bytes: &mut [u8; 32]| bytes.fill(user.uid as u8)))
 }
@@ -83,14 +88,15 @@ impl Stage {
     }
 
     pub(crate) fn listen(&self) -> Engine {
-        let options = Engine::builder("native+tcp://127.0.0.1").rpc_threads(2).default_timeout(LONG);
+        let options = Engine::builder(transport()).rpc_threads(2).default_timeout(LONG);
         let options = options.limits(|limits| limits.shutdown_grace = Duration::ZERO);
         self.track(options.listen().wait().expect("listening works"))
     }
 
     /// A client process, as it were.
     pub(crate) fn client(&self) -> Engine {
-        self.track(Engine::builder("native+tcp").default_timeout(LONG).connect().expect("a client starts"))
+        // Mercury's clients listen, too: where the server does.
+        self.track(Engine::builder(transport()).default_timeout(LONG).connect().expect("a client starts"))
     }
 
     pub(crate) fn serve(&self, builder: AuthServerBuilder) -> Site {

@@ -73,6 +73,8 @@ pub(crate) use self::location::{is_literal, resolve};
 const DRAIN: Duration = Duration::from_secs(2);
 /// For how long nothing may have come in before the end.
 const CALM: Duration = Duration::from_millis(3);
+/// For how long to wait for that where peers go on asking.
+const CALM_MAX: Duration = Duration::from_millis(100);
 /// Longest wait where a plugin has no descriptor to wait for.
 const BLIND_WAIT: Duration = Duration::from_millis(1);
 /// Longest wait elsewhere. Not everything that a plugin has to do shows at its descriptor: libfabric's connections are
@@ -462,7 +464,8 @@ impl Shared {
             // Shared memory does not end while it holds a message that nobody has taken, and those that peers sent
             // before they knew of the end come in until now.
             let held = Arc::strong_count(&fabric) > 1;
-            if !held && now >= last_event + CALM {
+            let calm = !fabric.has_files() || now >= last_event + CALM || now >= begun + CALM_MAX;
+            if !held && calm {
                 break;
             }
             if now >= begun + DRAIN {
