@@ -72,11 +72,14 @@ fn info_says_what_works_and_what_the_rest_needs() {
         assert_eq!(row.and_then(|row| row.split_whitespace().nth(1)), Some(verdict), "{text}");
     }
     assert!(text.contains("Mercury"), "{text}");
+    let argobots = if mochi_sys::ARGOBOTS_LINKED { "Argobots linked" } else { "Argobots not linked" };
+    assert!(text.lines().next().is_some_and(|line| line.ends_with(argobots)), "{text}");
 
     let report = json(&mochi(&["info", "--json"]));
     assert_eq!(report["protocols"][0]["protocol"], "native+tcp");
     assert_eq!(report["protocols"][0]["works"], true);
     assert_eq!(report["mercury"], mochi_sys::LINKED);
+    assert_eq!(report["argobots"], mochi_sys::ARGOBOTS_LINKED);
 }
 
 #[tokio::test(flavor = "multi_thread")]

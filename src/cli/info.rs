@@ -36,6 +36,7 @@ const ALIASES: &[&str] = &["tcp", "sm"];
 struct Report {
     version: &'static str,
     mercury: bool,
+    argobots: bool,
     protocols: Vec<Row>,
     aliases: Vec<Alias>,
 }
@@ -62,10 +63,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
         say(serde_json::to_string_pretty(&report)?);
         return Ok(());
     }
+    let linked = |linked| if linked { "linked" } else { "not linked" };
     say(format_args!(
-        "Mochi for Rust {}, Mercury {}",
+        "Mochi for Rust {}, Mercury {}, Argobots {}",
         report.version,
-        if report.mercury { "linked" } else { "not linked" }
+        linked(report.mercury),
+        linked(report.argobots)
     ));
     for row in &report.protocols {
         let verdict = if row.works { "yes" } else { "no" };
@@ -79,6 +82,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     }
     if !report.mercury {
         say(format_args!("Mercury: {}", mochi_sys::HOW_TO_INSTALL));
+    }
+    if !report.argobots {
+        say(format_args!("Argobots: {}", mochi_sys::HOW_TO_INSTALL_ARGOBOTS));
     }
     Ok(())
 }
@@ -109,7 +115,9 @@ async fn report() -> Outcome<Report> {
         let meaning: Address = name.parse()?;
         aliases.push(Alias { name, means: meaning.to_string() });
     }
-    Ok(Report { version: env!("CARGO_PKG_VERSION"), mercury: mochi_sys::LINKED, protocols, aliases })
+    let version = env!("CARGO_PKG_VERSION");
+    let (mercury, argobots) = (mochi_sys::LINKED, mochi_sys::ARGOBOTS_LINKED);
+    Ok(Report { version, mercury, argobots, protocols, aliases })
 }
 
 /// Starts a server for a moment, since nothing else shows as surely that the protocol works.

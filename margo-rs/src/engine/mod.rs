@@ -155,8 +155,8 @@ impl Engine {
 
     /// Registers an asynchronous handler.
     ///
-    /// The handler's future is polled first on the progress thread and moves to the pool if it is not done at once:
-    /// it must not block. What it returns is the response; an error or a panic reaches the caller as
+    /// The handler's future is polled first on the progress thread and moves to the pool if it is not done at once, or
+    /// is in the pool from the beginning if that is of Argobots: it must not block. What it returns is the response; an error or a panic reaches the caller as
     /// [`CallError::Handler`](crate::CallError::Handler). When the caller cancels, goes away or its deadline passes on
     /// its side, the future is dropped; use a task of your own for work that must not stop half-way.
     ///
@@ -172,7 +172,8 @@ impl Engine {
         self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::future(handler))
     }
 
-    /// Registers a handler that may block; it runs on a thread of the pool's blocking threads.
+    /// Registers a handler that may block; it runs on a thread of the pool's blocking threads, or in a user-level thread
+    /// of an Argobots [`Pool`](crate::Pool).
     ///
     /// # Errors
     /// As for [`Engine::register`].
@@ -218,7 +219,7 @@ impl Engine {
         self.add(rpc.name, provider, rpc.response_disabled, Handler::raw(handler))
     }
 
-    /// Registers a handler of raw bytes that may block; it runs on a thread of the pool's blocking threads.
+    /// Registers a handler of raw bytes that may block; it runs where [`Engine::register_blocking`] says.
     ///
     /// # Errors
     /// As for [`Engine::register`].
