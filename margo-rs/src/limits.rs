@@ -24,8 +24,9 @@ pub struct Limits {
     /// Payload bytes of requests in flight in the whole engine, and again as many of messages that are still arriving.
     /// Default 1 GiB.
     pub max_bytes_total: u64,
-    /// Bytes of responses waiting for one slow peer, past which no more of its requests are read. What handlers are
-    /// at work on comes on top: at most [`Limits::max_in_flight`] responses. Default 64 MiB.
+    /// Bytes of responses waiting for one slow peer, past which no more of its requests are handled: they are kept, up to
+    /// the other limits here, and all else that comes from it goes on. What handlers are at work on comes on top: at
+    /// most [`Limits::max_in_flight`] responses. Default 64 MiB.
     pub max_queued: usize,
     /// Connections accepted at a time. Default 65,536 (the descriptor limit of the process may be lower).
     pub max_connections: usize,

@@ -1,19 +1,23 @@
 //! Links by themselves: two transports polled by hand, so that a test decides who looks at what, and when.
 
 use margo_rs::transport::sm::SmTransport;
-use margo_rs::transport::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Transport};
+use margo_rs::transport::tcp::TcpTransport;
+use margo_rs::transport::{Acceptor, CallId, Flush, Link, LinkError, LinkEvents, PeerLimits, Polled, Transport};
 use margo_rs::wire::{Refusal, RequestHead};
-use margo_rs::{Address, Buffer, Limits, Payload, RpcId, bulk};
+use margo_rs::{Buffer, Limits, Payload, RpcId, bulk};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// One end of a link: answers each request with as many bytes as it was made with, and counts what comes.
+/// How many bytes the answer to a call has.
+type Size = fn(u64) -> usize;
+
+/// One end of a link: answers each request at once, and counts what comes.
 struct End {
     link: Mutex<Option<Arc<dyn Link>>>,
-    size: usize,
+    size: Size,
     requests: Mutex<Vec<u64>>,
     answers: AtomicUsize,
     refused: AtomicUsize,
@@ -21,7 +25,7 @@ struct End {
 }
 
 impl End {
-    fn new(size: usize) -> Arc<Self> {
+    fn new(size: Size) -> Arc<Self> {
         Arc::new(Self {
             link: Mutex::new(None),
             size,
@@ -45,6 +49,11 @@ impl End {
         self.link().request(CallId(call), head, Buffer::copy_from(&[1; 64]), Flush::Later);
     }
 
+    /// The calls that have come.
+    fn requests(&self) -> Vec<u64> {
+        self.requests.lock().unwrap().clone()
+    }
+
     fn answers(&self) -> usize {
         self.answers.load(Ordering::Relaxed)
     }
@@ -57,7 +66,7 @@ impl LinkEvents for End {
 
     fn on_request(&self, call: CallId, _: RequestHead, _: Payload<'_>) {
         self.requests.lock().unwrap().push(call.0);
-        self.link().respond(call, Buffer::copy_from(&vec![7; self.size]), Flush::Later);
+        self.link().respond(call, Buffer::copy_from(&vec![7; (self.size)(call.0)]), Flush::Later);
     }
 
     fn on_request_refused(&self, call: CallId, head: RequestHead, _: Refusal) {
@@ -94,7 +103,7 @@ impl LinkEvents for End {
 
 /// Takes every link in, in the order in which they come.
 struct Door {
-    size: usize,
+    size: Size,
     ends: Mutex<Vec<Arc<End>>>,
 }
 
@@ -107,7 +116,7 @@ impl Acceptor for Door {
 }
 
 impl Door {
-    fn new(size: usize) -> Arc<Self> {
+    fn new(size: Size) -> Arc<Self> {
         Arc::new(Self { size, ends: Mutex::new(Vec::new()) })
     }
 
@@ -128,21 +137,71 @@ fn poll_until(transports: &[&dyn Transport], what: &str, is_so: impl Fn() -> boo
 }
 
 fn sm_server(limits: Limits, door: &Arc<Door>) -> SmTransport {
-    let server = SmTransport::listen(&"native+sm".parse::<Address>().unwrap(), limits, 1).unwrap();
+    let server = SmTransport::listen(&"native+sm".parse().unwrap(), limits, 1).unwrap();
     server.set_acceptor(door.clone());
     server
+}
+
+/// A server and a client with one link between them, both ends of which answer each request.
+struct Pair {
+    server: Box<dyn Transport>,
+    client: Box<dyn Transport>,
+    /// The server's end, and the client's.
+    ends: [Arc<End>; 2],
+}
+
+impl Pair {
+    /// One over TCP, and one through shared memory.
+    fn both(limits: &Limits, size: Size) -> [Self; 2] {
+        let doors = [Door::new(size), Door::new(size)];
+        let tcp = TcpTransport::listen(&"native+tcp://127.0.0.1:0".parse().unwrap(), limits.clone(), 1).unwrap();
+        tcp.set_acceptor(doors[0].clone());
+        let sm = sm_server(limits.clone(), &doors[1]);
+        let [at_tcp, at_sm] = doors;
+        [
+            Self::up(Box::new(tcp), Box::new(TcpTransport::client(limits.clone(), 2).unwrap()), &at_tcp),
+            Self::up(Box::new(sm), Box::new(SmTransport::client(limits.clone(), 2).unwrap()), &at_sm),
+        ]
+    }
+
+    fn up(server: Box<dyn Transport>, client: Box<dyn Transport>, door: &Door) -> Self {
+        let end = End::new(door.size);
+        client.connect(&server.address(), end.clone()).unwrap();
+        let both_up = || end.is_up() && door.end(0).is_some_and(|end| end.is_up());
+        poll_until(&[&*server, &*client], "the link comes up", both_up);
+        let ends = [door.end(0).unwrap(), end.clone()];
+        Self { server, client, ends }
+    }
+
+    fn poll_until(&self, what: &str, is_so: impl Fn() -> bool) {
+        poll_until(&[&*self.server, &*self.client], what, is_so);
+    }
+
+    /// Polls the server alone until it has nothing to do any more.
+    fn serve(&self) {
+        poll_until(&[&*self.server], "the server finds nothing any more", || {
+            (0..1000).all(|_| self.server.poll() == Polled::Idle)
+        });
+    }
+}
+
+/// A single answer is more than may wait.
+fn small_queues() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_queued = 256 << 10;
+    limits
 }
 
 #[test]
 fn an_answer_goes_on_when_its_reader_comes_back_after_the_link_was_no_longer_looked_at() {
     const ANSWER: usize = 1 << 20;
-    let door = Door::new(ANSWER);
+    let door = Door::new(|_| ANSWER);
     let server = sm_server(Limits::default(), &door);
     let address = server.address();
     // More links than are looked at all the time.
     let clients: Vec<_> = (0..8)
         .map(|at| {
-            let end = End::new(0);
+            let end = End::new(|_| 0);
             let client = SmTransport::client(Limits::default(), 2 + at).unwrap();
             client.connect(&address, end.clone()).unwrap();
             poll_until(&[&server, &client], "the link comes up", || end.is_up());
@@ -153,11 +212,75 @@ fn an_answer_goes_on_when_its_reader_comes_back_after_the_link_was_no_longer_loo
     end.ask(1);
     end.link().flush();
     let served = door.end(7).unwrap();
-    poll_until(&[&server], "the request comes", || !served.requests.lock().unwrap().is_empty());
+    poll_until(&[&server], "the request comes", || !served.requests().is_empty());
     // The reader is away. All the others are silent, so that after a while nobody looks at their links.
     for _ in 0..3 * 4096 {
         server.poll();
     }
     assert!(served.link().queued() > ANSWER / 2, "the ring is full, and the rest waits");
     poll_until(&[slow, &server], "the answer comes", || end.answers() == 1);
+}
+
+#[test]
+fn two_peers_with_more_answers_than_may_wait_get_them_all() {
+    for pair in Pair::both(&small_queues(), |_| 1 << 20) {
+        for call in 1..=32 {
+            pair.ends.iter().for_each(|end| end.ask(call));
+        }
+        pair.poll_until("all is answered", || pair.ends.iter().all(|end| end.answers() == 32));
+        for end in &pair.ends {
+            assert_eq!(end.requests(), Vec::from_iter(1..=32), "in the order in which they were sent");
+            assert_eq!(end.refused.load(Ordering::Relaxed), 0);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_cancelled_while_others_wait_is_never_handled() {
+    for pair in Pair::both(&small_queues(), |_| 8 << 20) {
+        let [served, caller] = &pair.ends;
+        (1..=5).for_each(|call| caller.ask(call));
+        caller.link().flush();
+        pair.serve();
+        assert_eq!(served.requests(), [1, 2], "one answer is being written, one waits");
+        caller.link().cancel(CallId(4));
+        pair.poll_until("the others are answered", || caller.answers() == 4);
+        assert_eq!(served.requests(), [1, 2, 3, 5]);
+    }
+}
+
+#[test]
+fn cancelled_answers_let_requests_on_that_waited_for_them() {
+    for pair in Pair::both(&small_queues(), |call| if call <= 2 { 8 << 20 } else { 10 }) {
+        let [served, caller] = &pair.ends;
+        (1..=3).for_each(|call| caller.ask(call));
+        caller.link().flush();
+        pair.serve();
+        assert_eq!(served.requests(), [1, 2]);
+        (1..=2).for_each(|call| caller.link().cancel(CallId(call)));
+        // The caller reads nothing: no write tells that there is room.
+        poll_until(&[&*pair.server], "the third is handled", || served.requests().len() == 3);
+    }
+}
+
+#[test]
+fn a_peer_that_passes_the_limits_and_reads_nothing_is_read_no_further() {
+    let mut limits = small_queues();
+    limits.max_in_flight = 1;
+    let borne = 1 + 1024;
+    for pair in Pair::both(&limits, |call| if call <= 2 { 8 << 20 } else { 10 }) {
+        let [served, caller] = &pair.ends;
+        (1..=10_000).for_each(|call| caller.ask(call));
+        // Written as far as it is taken, and nothing is read.
+        for _ in 0..100 {
+            caller.link().flush();
+            pair.serve();
+        }
+        assert_eq!(served.requests().len(), 2);
+        let refused = served.refused.load(Ordering::Relaxed);
+        assert!((1..3 * borne).contains(&refused), "{refused} refused");
+        pair.poll_until("all is answered once it reads", || caller.answers() == 10_000);
+        assert!(served.requests().is_sorted() && served.requests().len() > borne);
+        assert!(served.lost.lock().unwrap().is_none());
+    }
 }

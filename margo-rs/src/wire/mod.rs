@@ -24,12 +24,14 @@
 //! transfers that are not known (any more) are read and thrown away.
 
 mod frame;
+mod held;
 mod hello;
 mod inbound;
 mod outbound;
 mod transfers;
 
 pub use frame::{Header, Kind, RequestHead, TransferHead, WireError};
+pub use held::{Held, HeldRequest};
 pub use hello::{EXTRA_LEN, HELLO_LEN, Hello, PROTOCOL_VERSION};
 pub use inbound::{Budget, Event, Inbound, InboundLimits, Refusal};
 pub use outbound::{DataPart, INTERLEAVED_MAX, Outbound, WriteJob};

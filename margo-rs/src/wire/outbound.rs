@@ -23,6 +23,8 @@ pub struct Outbound {
     batch: Vec<u8>,
     /// How much of `batch` is responses.
     batch_responses: usize,
+    /// How many answers to what the peer began are in `batch`.
+    batch_answers: usize,
     /// The first [`INTERLEAVED_MAX`] take turns; the others wait for one of those to end.
     large: VecDeque<Large>,
     /// What `large` holds, for cancels, of which a peer may send any number.
@@ -165,6 +167,7 @@ impl Outbound {
             max_frame: max_frame as usize,
             batch: Vec::new(),
             batch_responses: 0,
+            batch_answers: 0,
             large: VecDeque::new(),
             queued_large: HashSet::new(),
             large_bytes: 0,
@@ -201,6 +204,12 @@ impl Outbound {
         }
     }
 
+    /// Small answers to the peer's requests and transfers that are queued. A peer that keeps to the limits cannot have more
+    /// of them than it may have begun and not ended.
+    pub fn small_answers(&self) -> usize {
+        self.batch_answers
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty() && self.large.is_empty() && self.data.is_empty()
@@ -226,6 +235,7 @@ impl Outbound {
         Header { length: payload.len() as u32, kind: Kind::Response, flags: 0, call }.encode(&mut self.batch);
         self.batch.extend_from_slice(&payload);
         self.batch_responses += Header::LEN + payload.len();
+        self.batch_answers += 1;
     }
 
     /// Takes back a request: what is queued of it is dropped, and the peer is told.
@@ -261,6 +271,7 @@ impl Outbound {
         if matches!(kind, Kind::PushReady | Kind::TransferEnd) {
             // What a peer can make us say must not pile up either.
             self.batch_responses += self.batch.len() - start;
+            self.batch_answers += 1;
         }
     }
 
@@ -312,6 +323,7 @@ impl Outbound {
         }
         std::mem::swap(&mut job.head, &mut self.batch);
         self.batch_responses = 0;
+        self.batch_answers = 0;
         if (self.data_next || self.large.is_empty())
             && let Some(data) = self.data.pop_front()
         {

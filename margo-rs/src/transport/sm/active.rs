@@ -144,7 +144,7 @@ impl Active {
     /// Goes on with what there is. `true` if that was anything.
     pub(super) fn attend(&mut self, scratch: &mut [u8]) -> bool {
         let outcome = self.connection.attend(scratch);
-        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_overfull());
+        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_stopped());
         self.more = outcome == ReadOutcome::MoreToCome;
         self.used |= outcome != ReadOutcome::Nothing;
         outcome != ReadOutcome::Nothing

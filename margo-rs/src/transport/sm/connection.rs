@@ -14,7 +14,7 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{EXTRA_LEN, FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{EXTRA_LEN, FRAME_MAX, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -34,6 +34,10 @@ const PROTOCOL_ERROR: &str = "protocol error";
 const STALLED: &str = "the peer stopped in the middle of a message";
 /// The reason when the peer takes nothing out of the ring.
 const UNREAD: &str = "the peer reads nothing any more";
+
+/// Small answers that may wait for a peer while its requests are held, as a multiple of what it may have begun and not ended:
+/// only one that breaks the limits gets there.
+const ANSWERS_MARGIN: usize = 2;
 
 /// Phases of a connection, in order.
 mod phase {
@@ -57,8 +61,10 @@ pub(super) struct Connection {
     credentials: OnceLock<PeerCredentials>,
     /// For those that we open.
     to: Option<Target>,
-    /// Bytes waiting to be sent past which nothing more is read.
+    /// Bytes of responses waiting to be sent past which no more requests are handled.
     max_queued: usize,
+    /// Small answers waiting to be sent then, past which nothing more is read.
+    max_answers: usize,
     /// The peer opened it.
     accepted: bool,
     phase: AtomicU8,
@@ -88,8 +94,10 @@ pub(super) struct Connection {
     watched_blocked: AtomicBool,
     /// The peer has closed its side: what stands in the ring is all.
     hangup: AtomicBool,
-    /// Responses may have piled up: nothing more is handled before that was looked at.
+    /// Responses may have piled up: no request is handled before that was looked at.
     overfull: AtomicBool,
+    /// Nothing more is read; changed under the lock of the outbox.
+    stopped: AtomicBool,
 }
 
 /// Where to connect to, and who must be there.
@@ -116,8 +124,8 @@ struct Outbox {
     /// Our segment while the peer's is awaited.
     own: Option<Arc<Segment>>,
     writer: Option<Writer>,
-    /// Reading stopped because too much is queued.
-    reading_paused: bool,
+    /// Requests are held because too many responses are queued.
+    requests_held: bool,
 }
 
 struct Writer {
@@ -132,8 +140,10 @@ enum Inbox {
         consumer: Consumer<Arc<Segment>>,
         lane: Arc<Lane>,
         inbound: Box<Inbound>,
-        /// Read and not handled yet, because responses pile up.
+        /// Read and not handled yet, because reading has stopped.
         rest: Vec<u8>,
+        /// Not handled yet, because responses pile up.
+        held: Box<Held>,
         events: Arc<dyn LinkEvents>,
         /// What was read when the peer was last woken because it waited for room.
         room_shown: u64,
@@ -192,6 +202,7 @@ impl Connection {
             accepted: to.is_none(),
             to,
             max_queued: shared.limits.max_queued,
+            max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
             this: this.clone(),
@@ -202,7 +213,7 @@ impl Connection {
                 job: WriteJob::default(),
                 own: None,
                 writer: None,
-                reading_paused: false,
+                requests_held: false,
             }),
             inbox: Mutex::new(Inbox::Greeting),
             listed: AtomicBool::new(false),
@@ -218,6 +229,7 @@ impl Connection {
             watched_blocked: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         })
     }
 
@@ -359,6 +371,7 @@ impl Connection {
             lane,
             inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
             rest: Vec::new(),
+            held: Box::new(shared.held()),
             events: events.clone(),
             room_shown: 0,
             answers: 0,

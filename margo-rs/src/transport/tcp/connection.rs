@@ -11,7 +11,7 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{EXTRA_LEN, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{EXTRA_LEN, FRAME_MAX, HELLO_LEN, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use std::io;
 use std::net::TcpStream;
@@ -26,6 +26,10 @@ const CLOSED_BY_PEER: &str = "the peer closed the connection";
 const PROTOCOL_ERROR: &str = "protocol error";
 /// The reason when the peer began a message and sends nothing more.
 const STALLED: &str = "the peer stopped in the middle of a message";
+
+/// Small answers that may wait for a peer while its requests are held, as a multiple of what it may have begun and not ended:
+/// only one that breaks the limits gets there.
+const ANSWERS_MARGIN: usize = 2;
 
 /// Phases of a connection, in order.
 mod phase {
@@ -45,8 +49,10 @@ pub(super) struct Connection {
     pub(super) token: u64,
     pub(super) socket: Socket,
     peer: Address,
-    /// Bytes waiting to be sent past which nothing more is read.
+    /// Bytes of responses waiting to be sent past which no more requests are handled.
     max_queued: usize,
+    /// Small answers waiting to be sent then, past which nothing more is read.
+    max_answers: usize,
     /// The peer opened it.
     accepted: bool,
     phase: AtomicU8,
@@ -71,8 +77,10 @@ pub(super) struct Connection {
     mid_message: AtomicBool,
     /// The peer has closed its side: no further edge tells of the end that stands behind the last bytes.
     hangup: AtomicBool,
-    /// Responses may have piled up: nothing more is handled before that was looked at.
+    /// Responses may have piled up: no request is handled before that was looked at.
     overfull: AtomicBool,
+    /// Nothing more is read; changed under the lock of the outbox.
+    stopped: AtomicBool,
 }
 
 /// Responses that wait for the end of a poll to go out together. Where more have arrived, the caller can work on the first
@@ -91,8 +99,8 @@ struct Outbox {
     blocked: bool,
     /// The socket may have room again since the write call began.
     unblocked: bool,
-    /// Reading stopped because too much is queued.
-    reading_paused: bool,
+    /// Requests are held because too many responses are queued.
+    requests_held: bool,
 }
 
 enum Inbox {
@@ -103,8 +111,10 @@ enum Inbox {
     },
     Up {
         inbound: Box<Inbound>,
-        /// Read and not handled yet, because responses pile up.
+        /// Read and not handled yet, because reading has stopped.
         rest: Vec<u8>,
+        /// Not handled yet, because responses pile up.
+        held: Box<Held>,
         events: Arc<dyn LinkEvents>,
     },
     Closed,
@@ -135,6 +145,7 @@ impl Connection {
             socket: Socket::new(stream),
             peer,
             max_queued: shared.limits.max_queued,
+            max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             accepted: events.is_none(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
@@ -147,7 +158,7 @@ impl Connection {
                 writing: false,
                 blocked: false,
                 unblocked: false,
-                reading_paused: false,
+                requests_held: false,
                 unsent_responses: 0,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
@@ -161,6 +172,7 @@ impl Connection {
             mid_message: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         })
     }
 
@@ -301,6 +313,7 @@ impl Connection {
         Ok(Inbox::Up {
             inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
             rest: Vec::new(),
+            held: Box::new(shared.held()),
             events,
         })
     }

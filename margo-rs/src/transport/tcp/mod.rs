@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
 use crate::warnings::Warnings;
-use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Hello, INTERLEAVED_MAX, InboundLimits};
+use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -62,7 +62,7 @@ pub struct TcpTransport {
 /// What connections share with their transport.
 struct Shared {
     limits: Limits,
-    /// Of messages that are still arriving.
+    /// Of messages that are still arriving, and of requests that are held.
     budget: Arc<Budget>,
     instance: u64,
     serves: bool,
@@ -248,6 +248,10 @@ impl Shared {
             instance: self.instance,
             extra,
         }
+    }
+
+    fn held(&self) -> Held {
+        Held::new(self.limits.requests_borne(), self.limits.bytes_borne(), self.budget.clone())
     }
 
     fn inbound_limits(&self) -> InboundLimits {

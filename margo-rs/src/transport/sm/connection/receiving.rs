@@ -3,9 +3,10 @@
 use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
 use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::buffer::Payload;
 use crate::bulk::{TransferError, Withdrawn};
 use crate::transport::{CallId, Flush, LinkEvents};
-use crate::wire::{Event, Inbound, WireError};
+use crate::wire::{Event, Held, HeldRequest, Inbound, Refusal, WireError};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -89,19 +90,25 @@ impl Connection {
     fn read_within(&self, inbox: &mut Inbox, scratch: &mut [u8]) -> Result<ReadOutcome, String> {
         let mut outcome = ReadOutcome::Nothing;
         let mut taken = 0;
-        let Inbox::Up { consumer, inbound, rest, events, answers, .. } = inbox else { return Ok(outcome) };
+        let Inbox::Up { consumer, inbound, rest, held, events, answers, .. } = inbox else { return Ok(outcome) };
         loop {
             if self.is_closed() {
                 return Ok(outcome);
             }
-            if self.is_overfull() && self.pause_reading() {
+            if !held.is_empty() && self.handle_held(held, &**events) {
+                outcome = ReadOutcome::Drained;
+            }
+            if self.must_stop() {
                 return Ok(outcome);
             }
             // The order matters: what is found after the peer has gone is all that there will be.
             let hangup = self.hangup.load(Ordering::Acquire);
             let answers_before = *answers;
-            let count = self.read_messages(consumer, inbound, rest, &**events, answers, scratch)?;
+            let count = self.read_messages(consumer, inbound, rest, held, &**events, answers, scratch)?;
             if count == 0 {
+                if hangup {
+                    Self::handle_held_one_way(held, &**events);
+                }
                 return if hangup { Err(CLOSED_BY_PEER.to_owned()) } else { Ok(outcome) };
             }
             taken += count;
@@ -117,17 +124,19 @@ impl Connection {
     }
 
     /// Returns how many bytes were read.
+    #[allow(clippy::too_many_arguments)]
     fn read_messages(
         &self,
         consumer: &mut Consumer<Arc<Segment>>,
         inbound: &mut Inbound,
         rest: &mut Vec<u8>,
+        held: &mut Held,
         events: &dyn LinkEvents,
         answers: &mut u64,
         scratch: &mut [u8],
     ) -> Result<usize, String> {
         let wrong = Cell::new(None);
-        let count = self.read_frames(consumer, inbound, rest, events, answers, scratch, &wrong);
+        let count = self.read_frames(consumer, inbound, rest, held, events, answers, scratch, &wrong);
         match wrong.get() {
             Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
             None => count,
@@ -141,13 +150,21 @@ impl Connection {
         consumer: &mut Consumer<Arc<Segment>>,
         inbound: &mut Inbound,
         rest: &mut Vec<u8>,
+        held: &mut Held,
         events: &dyn LinkEvents,
         answers: &mut u64,
         scratch: &mut [u8],
         wrong: &Cell<Option<WrongTransfer>>,
     ) -> Result<usize, String> {
         let mut sink = |event: Event<'_>| match event {
-            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
+            Event::Request(call, head, payload) if held.is_empty() && !self.holds_requests() => {
+                events.on_request(CallId(call), head, payload);
+            }
+            Event::Request(call, head, payload) => {
+                if !held.hold(call, head, payload) {
+                    events.on_request_refused(CallId(call), head, Refusal::Overloaded);
+                }
+            }
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
             Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
             Event::Response(call, payload) => {
@@ -159,8 +176,10 @@ impl Connection {
                 events.on_refused(CallId(call), refusal);
             }
             Event::Cancel(call) => {
-                self.outbox.lock().queue.abort_response(call);
-                events.on_cancel(CallId(call));
+                if !held.cancel(call) {
+                    self.abort_response(call);
+                    events.on_cancel(CallId(call));
+                }
             }
             Event::GoAway => events.on_go_away(),
             bulk => {
@@ -169,7 +188,7 @@ impl Connection {
                 }
             }
         };
-        let go_on = || !self.is_overfull() && wrong.get().is_none();
+        let go_on = || !self.must_stop() && wrong.get().is_none();
         if !rest.is_empty() {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
             rest.drain(..count);
@@ -291,27 +310,80 @@ impl Connection {
             return false;
         }
         let progress = read - self.seen.swap(read, Ordering::Relaxed);
-        if progress < PROGRESS_MIN && !self.outbox.lock().reading_paused {
+        if progress < PROGRESS_MIN && !self.stopped.load(Ordering::Acquire) {
             self.fail(STALLED);
             return false;
         }
         true
     }
 
-    /// Whether reading has stopped because too many responses wait, or is to find out whether it must.
-    pub(in super::super) fn is_overfull(&self) -> bool {
-        self.overfull.load(Ordering::Acquire)
+    /// Handles the requests that are held, for as long as responses do not pile up again. `true` if there were any.
+    fn handle_held(&self, held: &mut Held, events: &dyn LinkEvents) -> bool {
+        let mut some = false;
+        while !held.is_empty()
+            && !self.holds_requests()
+            && let Some(HeldRequest { call, head, payload }) = held.pop()
+        {
+            events.on_request(CallId(call), head, Payload::Owned(payload));
+            some = true;
+        }
+        some
     }
 
-    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
-    fn pause_reading(&self) -> bool {
-        // What is queued may be only what this very poll answered: try to get rid of it first.
-        self.write_out();
+    /// Handles what is held and wants no response, because the peer is gone.
+    fn handle_held_one_way(held: &mut Held, events: &dyn LinkEvents) {
+        while let Some(HeldRequest { call, head, payload }) = held.pop() {
+            if head.one_way {
+                events.on_request(CallId(call), head, Payload::Owned(payload));
+            }
+        }
+    }
+
+    /// Drops what is queued of a response that the peer no longer wants.
+    fn abort_response(&self, call: u64) {
         let mut outbox = self.outbox.lock();
-        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
-        // both would wait for each other.
-        outbox.reading_paused = outbox.queue.has_responses_beyond(self.max_queued);
-        self.overfull.store(outbox.reading_paused, Ordering::Release);
-        outbox.reading_paused
+        outbox.queue.abort_response(call);
+        let held = outbox.requests_held;
+        drop(outbox);
+        if held {
+            // There may be nothing left to write after which requests would be handled again.
+            self.schedule(Flush::Later);
+        }
+    }
+
+    /// Whether nothing more is read for now.
+    pub(in super::super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Whether responses pile up because the peer does not read them: then no further request of its is handled. All else
+    /// is, and read: two peers that are slow in the same way would wait for each other otherwise.
+    fn holds_requests(&self) -> bool {
+        if !self.overfull.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut outbox = self.outbox.lock();
+        if !outbox.requests_held {
+            drop(outbox);
+            // What is queued may be only what this very poll answered: try to get rid of it first.
+            self.write_out();
+            outbox = self.outbox.lock();
+            // Requests of ours do not count: those the peer must read before it can answer them.
+            outbox.requests_held = outbox.queue.has_responses_beyond(self.max_queued);
+        }
+        self.overfull.store(outbox.requests_held, Ordering::Release);
+        outbox.requests_held
+    }
+
+    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
+    /// keeps to the limits.
+    fn must_stop(&self) -> bool {
+        if !self.holds_requests() {
+            return false;
+        }
+        let outbox = self.outbox.lock();
+        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
+        self.stopped.store(stops, Ordering::Release);
+        stops
     }
 }

@@ -111,10 +111,11 @@ impl Connection {
     pub(super) fn write_out(&self) {
         let mut outbox = self.outbox.lock();
         match self.write_queued(&mut outbox) {
-            Ok((wrote, ringing)) => {
-                let resumes = wrote && outbox.reading_paused && !outbox.queue.has_responses_beyond(self.max_queued / 2);
+            Ok(ringing) => {
+                let resumes = outbox.requests_held && !outbox.queue.has_responses_beyond(self.max_queued / 2);
                 if resumes {
-                    outbox.reading_paused = false;
+                    outbox.requests_held = false;
+                    self.stopped.store(false, Ordering::Release);
                 }
                 drop(outbox);
                 if ringing {
@@ -131,10 +132,10 @@ impl Connection {
         }
     }
 
-    /// Says whether anything was written, and whether the peer is to be woken for it.
-    fn write_queued(&self, outbox: &mut Outbox) -> Result<(bool, bool), Broken> {
+    /// Says whether the peer is to be woken for what was written.
+    fn write_queued(&self, outbox: &mut Outbox) -> Result<bool, Broken> {
         let Outbox { queue, job, writer, .. } = outbox;
-        let Some(writer) = writer.as_mut() else { return Ok((false, false)) };
+        let Some(writer) = writer.as_mut() else { return Ok(false) };
         let mut wrote = false;
         let mut bulk = 0;
         let blocked = loop {
@@ -171,7 +172,7 @@ impl Connection {
             self.withdrawn.store(true, Ordering::Release);
             shared.mark_ready(self.token);
         }
-        Ok((wrote, wrote && writer.lane.bell.must_ring()))
+        Ok(wrote && writer.lane.bell.must_ring())
     }
 
     /// Has the next poll write on.

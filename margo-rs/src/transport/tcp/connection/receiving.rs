@@ -1,9 +1,10 @@
 //! The reading half of a connection.
 
 use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use crate::buffer::Payload;
 use crate::bulk::TransferError;
 use crate::transport::{CallId, Flush, Link, LinkEvents};
-use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
+use crate::wire::{Event, HELLO_LEN, Held, HeldRequest, Hello, Inbound, Refusal, WireError};
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,11 +63,18 @@ impl Connection {
                     }
                     Err(stop) => Err(stop),
                 },
-                Inbox::Up { inbound, rest, events } => {
-                    if self.overfull.load(Ordering::Acquire) && self.pause_reading() {
+                Inbox::Up { inbound, rest, held, events } => {
+                    if !held.is_empty() && self.handle_held(held, &**events) {
+                        outcome = ReadOutcome::Drained;
+                    }
+                    if self.must_stop() {
                         return outcome;
                     }
-                    self.read_messages(inbound, rest, &**events, scratch)
+                    let read = self.read_messages(inbound, rest, held, &**events, scratch);
+                    if let Err(Stop::Failed(_)) = read {
+                        Self::handle_held_one_way(held, &**events);
+                    }
+                    read
                 }
             };
             match result {
@@ -82,9 +90,6 @@ impl Connection {
                     }
                     if taken >= READ_QUANTUM {
                         return ReadOutcome::MoreToCome;
-                    }
-                    if self.pause_reading() {
-                        return outcome;
                     }
                 }
                 Err(Stop::Empty) => {
@@ -107,11 +112,12 @@ impl Connection {
         &self,
         inbound: &mut Inbound,
         rest: &mut Vec<u8>,
+        held: &mut Held,
         events: &dyn LinkEvents,
         scratch: &mut [u8],
     ) -> Result<Received, Stop> {
         let wrong = Cell::new(None);
-        let received = self.read_frames(inbound, rest, events, scratch, &wrong);
+        let received = self.read_frames(inbound, rest, held, events, scratch, &wrong);
         match wrong.get() {
             Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
             None => received,
@@ -123,19 +129,29 @@ impl Connection {
         &self,
         inbound: &mut Inbound,
         rest: &mut Vec<u8>,
+        held: &mut Held,
         events: &dyn LinkEvents,
         scratch: &mut [u8],
         wrong: &Cell<Option<WrongTransfer>>,
     ) -> Result<Received, Stop> {
         let mut sink = |event: Event<'_>| match event {
-            Event::Request(call, head, payload) => events.on_request(CallId(call), head, payload),
+            Event::Request(call, head, payload) if held.is_empty() && !self.holds_requests() => {
+                events.on_request(CallId(call), head, payload);
+            }
+            Event::Request(call, head, payload) => {
+                if !held.hold(call, head, payload) {
+                    events.on_request_refused(CallId(call), head, Refusal::Overloaded);
+                }
+            }
             Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
             Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
             Event::Response(call, payload) => events.on_response(CallId(call), payload),
             Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
             Event::Cancel(call) => {
-                self.outbox.lock().queue.abort_response(call);
-                events.on_cancel(CallId(call));
+                if !held.cancel(call) {
+                    self.abort_response(call);
+                    events.on_cancel(CallId(call));
+                }
             }
             Event::GoAway => events.on_go_away(),
             bulk => {
@@ -144,7 +160,7 @@ impl Connection {
                 }
             }
         };
-        let go_on = || !self.overfull.load(Ordering::Relaxed) && wrong.get().is_none();
+        let go_on = || !self.must_stop() && wrong.get().is_none();
         if !rest.is_empty() {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
             rest.drain(..count);
@@ -291,27 +307,80 @@ impl Connection {
             return false;
         }
         let progress = read - self.seen.swap(read, Ordering::Relaxed);
-        if progress < PROGRESS_MIN && !self.outbox.lock().reading_paused {
+        if progress < PROGRESS_MIN && !self.stopped.load(Ordering::Acquire) {
             self.fail(STALLED);
             return false;
         }
         true
     }
 
-    /// Whether responses pile up because the peer does not read them: then it gets no further requests read.
-    fn pause_reading(&self) -> bool {
-        let mut outbox = self.outbox.lock();
-        // Requests of ours do not count: a peer that is slow to read them would not get its answers taken either, and
-        // both would wait for each other.
-        outbox.reading_paused = self.unwritable.get().is_none() && outbox.queue.has_responses_beyond(self.max_queued);
-        if outbox.reading_paused {
-            drop(outbox);
-            // What is queued may be only what this very poll answered: try to get rid of it first.
-            self.flush();
-            outbox = self.outbox.lock();
+    /// Handles the requests that are held, for as long as responses do not pile up again. `true` if there were any.
+    fn handle_held(&self, held: &mut Held, events: &dyn LinkEvents) -> bool {
+        let mut some = false;
+        while !held.is_empty()
+            && !self.holds_requests()
+            && let Some(HeldRequest { call, head, payload }) = held.pop()
+        {
+            events.on_request(CallId(call), head, Payload::Owned(payload));
+            some = true;
         }
-        self.overfull.store(outbox.reading_paused, Ordering::Release);
-        outbox.reading_paused
+        some
+    }
+
+    /// Handles what is held and wants no response, because the peer is gone.
+    fn handle_held_one_way(held: &mut Held, events: &dyn LinkEvents) {
+        while let Some(HeldRequest { call, head, payload }) = held.pop() {
+            if head.one_way {
+                events.on_request(CallId(call), head, Payload::Owned(payload));
+            }
+        }
+    }
+
+    /// Drops what is queued of a response that the peer no longer wants.
+    fn abort_response(&self, call: u64) {
+        let mut outbox = self.outbox.lock();
+        outbox.queue.abort_response(call);
+        let held = outbox.requests_held;
+        drop(outbox);
+        if held {
+            // There may be nothing left to write after which requests would be handled again.
+            self.schedule(Flush::Later);
+        }
+    }
+
+    /// Whether responses pile up because the peer does not read them: then no further request of its is handled. All else
+    /// is, and read: two peers that are slow in the same way would wait for each other otherwise.
+    fn holds_requests(&self) -> bool {
+        if !self.overfull.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut outbox = self.outbox.lock();
+        if self.unwritable.get().is_some() {
+            outbox.requests_held = false;
+        } else if !outbox.requests_held {
+            // Requests of ours do not count: those the peer must read before it can answer them.
+            outbox.requests_held = outbox.queue.has_responses_beyond(self.max_queued);
+            if outbox.requests_held {
+                drop(outbox);
+                // What is queued may be only what this very poll answered: try to get rid of it first.
+                self.flush();
+                outbox = self.outbox.lock();
+            }
+        }
+        self.overfull.store(outbox.requests_held, Ordering::Release);
+        outbox.requests_held
+    }
+
+    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
+    /// keeps to the limits.
+    fn must_stop(&self) -> bool {
+        if !self.holds_requests() {
+            return false;
+        }
+        let outbox = self.outbox.lock();
+        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
+        self.stopped.store(stops, Ordering::Release);
+        stops
     }
 }
 

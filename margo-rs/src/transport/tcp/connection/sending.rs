@@ -62,11 +62,12 @@ impl Connection {
             // The polling thread tells who waits for them.
             shared.mark_ready(self.token);
         }
-        if outbox.reading_paused
+        if outbox.requests_held
             && let Some(shared) = self.shared.upgrade()
             && !outbox.queue.has_responses_beyond(self.max_queued / 2)
         {
-            outbox.reading_paused = false;
+            outbox.requests_held = false;
+            self.stopped.store(false, Ordering::Release);
             drop(outbox);
             shared.mark_ready(self.token);
         }
