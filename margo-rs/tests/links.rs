@@ -284,3 +284,19 @@ fn a_peer_that_passes_the_limits_and_reads_nothing_is_read_no_further() {
         assert!(served.lost.lock().unwrap().is_none());
     }
 }
+
+#[test]
+fn a_closed_link_keeps_nothing_that_was_to_be_written() {
+    for pair in Pair::both(&Limits::default(), |_| 8 << 20) {
+        let [served, caller] = &pair.ends;
+        (1..=2).for_each(|call| caller.ask(call));
+        caller.link().flush();
+        pair.serve();
+        let link = served.link();
+        assert!(link.queued() > 8 << 20, "a write has begun, and cannot go on");
+        link.close("enough");
+        assert_eq!(link.queued(), 0);
+        link.respond(CallId(3), Buffer::copy_from(&[1; 100]), Flush::Later);
+        assert_eq!(link.queued(), 0);
+    }
+}

@@ -364,6 +364,7 @@ impl Connection {
             let mut outbox = self.outbox.lock();
             outbox.queue.clear();
             outbox.transfers.clear();
+            outbox.job = WriteJob::default();
         }
         if let Some(shared) = &shared {
             shared.remove(self);
@@ -402,10 +403,11 @@ impl Link for Connection {
     }
 
     fn respond(&self, call: CallId, payload: Buffer, flush: Flush) {
+        let mut outbox = self.outbox.lock();
+        // Under the lock: whoever ends the connection clears it after that.
         if self.is_closed() || self.unwritable.get().is_some() {
             return;
         }
-        let mut outbox = self.outbox.lock();
         outbox.queue.response(call.0, payload);
         outbox.unsent_responses += 1;
         let flush = if outbox.unsent_responses >= RESPONSES_AT_ONCE { Flush::Now } else { flush };

@@ -54,7 +54,8 @@ impl Connection {
                 Err(error) => break Err(error),
             }
         };
-        outbox.job = job;
+        // What the end of the connection has cleared meanwhile stays so.
+        outbox.job = if self.is_closed() { WriteJob::default() } else { job };
         outbox.writing = false;
         if outbox.queue.has_withdrawn()
             && let Some(shared) = self.shared.upgrade()
