@@ -5,6 +5,7 @@ mod endpoint;
 mod lookup;
 mod peer;
 mod table;
+mod waiting;
 
 pub use self::call::{Call, RawCall};
 pub use self::endpoint::{Endpoint, ProviderHandle};

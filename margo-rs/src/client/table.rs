@@ -1,10 +1,10 @@
 //! The calls in flight on one link.
 
+use super::waiting::Waiting;
 use crate::buffer::Buffer;
 use crate::error::CallError;
 use crate::transport::{CallId, PeerLimits};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ struct Inner {
     bytes: u64,
     state: State,
     /// Calls that wait until there is room, and connections that wait to come up.
-    waiting: VecDeque<(Waker, Instant)>,
+    waiting: Waiting,
 }
 
 enum State {
@@ -70,7 +70,7 @@ impl CallTable {
                 in_flight: 0,
                 bytes: 0,
                 state: State::Connecting,
-                waiting: VecDeque::new(),
+                waiting: Waiting::default(),
             }),
         }
     }
@@ -201,14 +201,9 @@ impl CallTable {
                 next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
             }
         }
-        inner.waiting.retain(|(waker, deadline)| {
-            if *deadline <= now {
-                wakers.push(waker.clone());
-                return false;
-            }
-            next = Some(next.map_or(*deadline, |next| next.min(*deadline)));
-            true
-        });
+        let (late, next_late) = inner.waiting.expire(now);
+        wakers.extend(late);
+        next = next.into_iter().chain(next_late).min();
         if !expired.is_empty() {
             wakers.extend(inner.make_room(expired.len() as u32, bytes));
         }
@@ -293,16 +288,13 @@ impl Inner {
     }
 
     fn wait(&mut self, waker: &Waker, deadline: Instant) {
-        let Some(waker) = keep(waker) else { return };
-        match self.waiting.back_mut() {
-            // One task may wait for several calls.
-            Some((last, earliest)) if last.will_wake(&waker) => *earliest = deadline.min(*earliest),
-            _ => self.waiting.push_back((waker, deadline)),
+        if let Some(waker) = keep(waker) {
+            self.waiting.add(waker, deadline);
         }
     }
 
     fn take_waiting(&mut self) -> Vec<Waker> {
-        self.waiting.drain(..).map(|(waker, _)| waker).collect()
+        self.waiting.take_all()
     }
 
     /// Frees a slot that `entry` found.
@@ -326,12 +318,7 @@ impl Inner {
             State::Up(limits) => self.in_flight <= limits.max_in_flight / 2,
             _ => true,
         };
-        if half_idle {
-            self.take_waiting()
-        } else {
-            let count = self.waiting.len().min(calls as usize);
-            self.waiting.drain(..count).map(|(waker, _)| waker).collect()
-        }
+        if half_idle { self.take_waiting() } else { self.waiting.take(calls as usize) }
     }
 }
 
