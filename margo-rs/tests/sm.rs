@@ -21,6 +21,8 @@ const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 /// Who the server says is calling.
 const WHO: Rpc<(), Option<(u32, u32)>> = Rpc::new("who");
+/// Where the server says a call comes from.
+const FROM: Rpc<(), String> = Rpc::new("from");
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAGE: usize = 4096;
 const RING: usize = 128 * 1024;
@@ -45,6 +47,7 @@ fn serve() -> Engine {
     let limits = |limits: &mut margo_rs::Limits| limits.max_message = 4 << 20;
     let server = Engine::builder("native+sm").limits(limits).rpc_threads(2).listen().wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
+    server.register(FROM, |request, ()| async move { Ok(request.peer().to_string()) }).unwrap();
     server.register(ECHO, |_, blob| async move { Ok(blob) }).unwrap();
     server
         .register(WHO, |request, ()| async move { Ok(request.peer_credentials().map(|user| (user.uid, user.gid))) })
@@ -127,19 +130,26 @@ impl Process {
         process
     }
 
-    fn run(mut command: Command, role: &str) -> Self {
+    fn run(command: Command, role: &str) -> Self {
+        Self::try_run(command, role).expect("it says something")
+    }
+
+    /// `None` if it ends without saying anything.
+    fn try_run(mut command: Command, role: &str) -> Option<Self> {
         let mut child = command
             .args(["--exact", "role", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .ok()?;
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let says =
-            lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
+        let Some(says) = lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())) else {
+            let _ = child.wait();
+            return None;
+        };
         // The pipe stays open as long as the process.
         thread::spawn(move || lines.for_each(drop));
-        Self { child, says }
+        Some(Self { child, says })
     }
 }
 
@@ -426,4 +436,22 @@ fn a_killed_server_leaves_a_socket_that_the_next_start_removes() {
     assert!(own.exists());
     next.shutdown().wait();
     assert!(!own.exists());
+}
+
+#[test]
+fn a_caller_whose_process_the_server_cannot_see_is_known_by_its_user_alone() {
+    watchdog("a_caller_whose_process_the_server_cannot_see_is_known_by_its_user_alone");
+    let near = serve();
+    let (_near_client, to) = reach(near.address().as_str());
+    let ours = format!("native+sm://{}/{}", own_uid(), std::process::id());
+    assert_eq!(to.call(FROM, &()).wait().unwrap(), ours);
+    let mut elsewhere = Command::new("unshare");
+    elsewhere.args(["--pid", "--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap());
+    let Some(server) = Process::try_run(elsewhere, "serve") else {
+        println!("skipped: no PID namespaces here (needs root and util-linux)");
+        return;
+    };
+    let (_client, to) = reach(&server.says);
+    assert_eq!(to.call(FROM, &()).wait().unwrap(), format!("native+sm://{}/unknown", own_uid()));
+    assert_eq!(to.call(WHO, &()).wait().unwrap().map(|(uid, _)| uid), Some(own_uid()));
 }

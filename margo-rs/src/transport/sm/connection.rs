@@ -6,6 +6,7 @@ mod sending;
 use super::super::PeerCredentials;
 use super::super::same_node::{Door, Offer};
 use super::Shared;
+use super::credentials;
 use super::ring::{self, Bell, Consumer, Producer, Words};
 use super::segment::Segment;
 use super::socket::{self, Drained, Socket};
@@ -167,8 +168,9 @@ pub(super) enum ReadOutcome {
 impl Connection {
     /// A connection that a peer opened.
     pub(super) fn accepted(shared: &Arc<Shared>, token: u64, socket: OwnedFd) -> Result<Arc<Self>, Errno> {
-        let (credentials, pid) = socket::credentials(&socket)?;
-        let peer = super::location::printed(credentials.uid, &pid.to_string());
+        let (credentials, process) = credentials::of(&socket)?;
+        let process = process.map_or_else(|| "unknown".to_owned(), |process| process.to_string());
+        let peer = super::location::printed(credentials.uid, &process);
         let connection = Self::new(shared, token, peer, None, None);
         let _ = connection.credentials.set(credentials);
         connection.socket.set(socket);
@@ -278,7 +280,7 @@ impl Connection {
             }
             Err(error) => return Err(unreachable(error.into())),
         };
-        let (credentials, _) = socket::credentials(&socket).map_err(|error| unreachable(error.into()))?;
+        let (credentials, _) = credentials::of(&socket).map_err(|error| unreachable(error.into()))?;
         if credentials.uid != *uid {
             let reason = format!("uid {} listens there, not uid {uid} as the address says", credentials.uid);
             return Err(ConnectError::Handshake { address: self.peer.clone(), reason });

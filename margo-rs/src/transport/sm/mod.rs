@@ -10,6 +10,7 @@
 
 mod active;
 mod connection;
+mod credentials;
 mod location;
 mod memory;
 mod patience;

@@ -1,6 +1,5 @@
 //! The Unix socket beside the shared memory: it carries the handshake, rings the bell, and breaks when a process dies.
 
-use super::super::PeerCredentials;
 use crate::wire::HELLO_LEN;
 use parking_lot::RwLock;
 use rustix::fd::{AsFd, OwnedFd};
@@ -55,13 +54,6 @@ pub(super) fn connect(to: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
 /// Takes a connection that waits.
 pub(super) fn accept(listener: impl AsFd) -> Result<OwnedFd, Errno> {
     net::accept_with(listener, FLAGS)
-}
-
-/// Who the kernel says connected, or listened, at the other end, and its process.
-pub(super) fn credentials(socket: impl AsFd) -> Result<(PeerCredentials, i32), Errno> {
-    let found = net::sockopt::socket_peercred(socket)?;
-    let credentials = PeerCredentials { uid: found.uid.as_raw(), gid: found.gid.as_raw() };
-    Ok((credentials, found.pid.as_raw_nonzero().get()))
 }
 
 impl Socket {
