@@ -229,7 +229,7 @@ unsafe extern "C" fn on_ended(info: *const hg::hg_cb_info) -> Code {
         *held.operation.state.lock() = State::Ended;
         // Mercury gives up its own references to the handles after this.
         let fabric = held.way.remote.fabric.clone();
-        fabric.ended.lock().push(Over { held, result });
+        fabric.has_ended(Over { held, result });
     });
     hg::HG_SUCCESS
 }

@@ -54,6 +54,9 @@ pub(super) trait Receiver: Send + Sync {
 
     /// Marks this thread as inside of a callback, until what is returned is dropped.
     fn enter(&self) -> Inside;
+
+    /// There is something to do inside of [`Fabric::trigger`].
+    fn wake(&self);
 }
 
 /// Takes the answers to requests. Runs inside [`Fabric::trigger`].
@@ -78,7 +81,7 @@ pub(super) struct Fabric {
     /// In [`NUMBERS`], and what it is part of: the location of an address of shared memory.
     number: OnceLock<(u8, String)>,
     /// Transfers that have ended, until Mercury has let go of what they held.
-    pub(super) ended: Mutex<Vec<Over>>,
+    ended: Mutex<Vec<Over>>,
 }
 
 // SAFETY: Mercury's functions may be called from any thread, since a class is never started with
@@ -165,6 +168,17 @@ impl Fabric {
         fabric
     }
 
+    /// Keeps a transfer that has ended until Mercury's callback has returned.
+    pub(super) fn has_ended(&self, over: Over) {
+        self.ended.lock().push(over);
+        // On a context that is not ours, others trigger, too.
+        if self.given.is_some()
+            && let Some(receiver) = self.receiver.get().and_then(Weak::upgrade)
+        {
+            receiver.wake();
+        }
+    }
+
     /// Where requests go; to be called once, before the first is registered.
     pub(super) fn set_receiver(&self, receiver: Weak<dyn Receiver>) {
         let _ = self.receiver.set(receiver);
@@ -185,6 +199,20 @@ impl Fabric {
         // SAFETY: the class is alive.
         let output = unsafe { hg::mochi_hg_output_eager_size(self.class.as_ptr()) };
         (input, output)
+    }
+
+    /// Whether an address is this one's own. A peer on this host may claim it to be its own, too.
+    pub(super) fn is_own(&self, address: &Addr) -> bool {
+        let mut own = ptr::null_mut();
+        // SAFETY: the class is alive, and the address is written to a valid place.
+        if unsafe { hg::HG_Addr_self(self.class.as_ptr(), &mut own) } != hg::HG_SUCCESS {
+            return false;
+        }
+        // SAFETY: class and addresses are alive.
+        let is_own = unsafe { hg::HG_Addr_cmp(self.class.as_ptr(), own, address.address) } != 0;
+        // SAFETY: the address is owned and its class alive.
+        unsafe { hg::HG_Addr_free(self.class.as_ptr(), own) };
+        is_own
     }
 
     /// Finds an address. Names of hosts were resolved before: this does not block.

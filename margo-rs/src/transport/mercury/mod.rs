@@ -505,6 +505,10 @@ impl Receiver for Shared {
         Shared::enter(self)
     }
 
+    fn wake(&self) {
+        Shared::wake(self);
+    }
+
     fn on_request(&self, request: &Arc<Incoming>) {
         let Some(this) = self.this.upgrade() else { return };
         let id = RpcId::from_raw(request.id());

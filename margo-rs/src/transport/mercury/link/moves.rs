@@ -221,6 +221,10 @@ impl Move {
         let foreign = self.remote(link, transfer)?;
         let (direction, window) = (transfer.direction, &transfer.local);
         let fabric = self.peer.fabric();
+        if fabric.is_own(&self.peer) {
+            // Mercury would copy between addresses of this process, with those in the descriptor as they are.
+            return Err(TransferError::Failed("the peer claims to be at this engine's own address".to_owned()));
+        }
         let registered = window.with_registration(|registration, start| {
             let registered = registration.and_then(|it| it.as_any().downcast_ref::<Registered>());
             let registered =
