@@ -5,7 +5,7 @@ use super::table::{Begin, Outcome};
 use crate::buffer::Buffer;
 use crate::bulk::Transfer;
 use crate::codec::{self, EncodeError};
-use crate::engine::{Lead, Led, LinkState, REQUEST_HEADER, RESPONSE_HEADER, block_on, is_polling_anywhere};
+use crate::engine::{Lead, Led, LinkState, REQUEST_HEADER, RESPONSE_HEADER, block_on, may_block};
 use crate::error::{CallError, MESSAGE_MAX, Status};
 use crate::exec::may_suspend;
 use crate::limits::deadline_after;
@@ -58,7 +58,8 @@ impl<Out: DeserializeOwned> Call<Out> {
     /// Blocks the thread until the call is done.
     ///
     /// # Errors
-    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread.
+    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread or in an
+    /// Argobots pool.
     pub fn wait(mut self) -> Result<Out, CallError> {
         let output = self.raw.wait_in_place();
         self.decode(output)
@@ -194,7 +195,8 @@ impl RawCall {
     /// Blocks the thread until the call is done.
     ///
     /// # Errors
-    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread.
+    /// The call's own, and [`CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread or in an
+    /// Argobots pool.
     pub fn wait(mut self) -> Result<Buffer, CallError> {
         self.wait_in_place()
     }
@@ -206,7 +208,7 @@ impl RawCall {
 
     /// Blocks until the call or transfer is done, and returns its outcome as it came.
     pub(crate) fn wait_for_outcome(&mut self) -> Outcome {
-        if is_polling_anywhere() {
+        if !may_block() {
             return Err(Box::new(CallError::WouldDeadlock));
         }
         block_on(|cx| self.poll_in(cx, Mode::Blocking))

@@ -1,6 +1,7 @@
 //! Blocking on a future without a runtime.
 
 use super::is_polling_anywhere;
+use crate::exec::is_in_task;
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::future::Future;
@@ -18,7 +19,8 @@ pub trait Wait: Future + Sized {
     /// The future's result.
     ///
     /// # Panics
-    /// On a thread that is making progress for an engine, as in an asynchronous handler: it would wait for itself.
+    /// On a thread that is making progress for an engine or polls a future in an Argobots pool, as in an asynchronous
+    /// handler: it would wait for itself.
     fn wait(self) -> Self::Output {
         assert!(may_block(), "blocking wait inside an asynchronous handler: await, or register it as blocking");
         let mut future = pin!(self);
@@ -28,10 +30,10 @@ pub trait Wait: Future + Sized {
 
 impl<F: Future> Wait for F {}
 
-/// Whether this thread may block for a call: not while it makes progress for an engine, as in an asynchronous handler, where
-/// [`Wait::wait`] panics and calls fail with [`CallError::WouldDeadlock`](crate::CallError::WouldDeadlock).
+/// Whether this thread may block for a call: not while it makes progress for an engine or polls a future in an Argobots
+/// pool, as in an asynchronous handler, where [`Wait::wait`] panics and calls fail with [`CallError::WouldDeadlock`](crate::CallError::WouldDeadlock).
 pub fn may_block() -> bool {
-    !is_polling_anywhere()
+    !is_polling_anywhere() && !is_in_task()
 }
 
 struct Unpark {

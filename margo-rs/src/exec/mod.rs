@@ -5,7 +5,7 @@
 mod argobots;
 
 #[cfg(argobots)]
-pub(crate) use self::argobots::{Suspension, may_suspend};
+pub(crate) use self::argobots::{Suspension, is_in_task, may_suspend};
 
 use crate::error::{ListenError, PoolError};
 use parking_lot::Mutex;
@@ -33,7 +33,8 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// * Every poll of an asynchronous handler is one work unit (a tasklet), pushed when the handler is woken, from whatever
 ///   thread, and never twice at a time. It runs on the stack of the execution stream (4 MiB, `ABT_SCHED_STACKSIZE`),
 ///   which has a guard only if `ABT_STACK_OVERFLOW_CHECK` is `mprotect`. A handler that blocks there stops its stream, and
-///   all that waits for that stream. No tokio runtime is there: sleep with [`Engine::timer`](crate::Engine::timer).
+///   all that waits for that stream; a blocking wait of this crate is refused. The handler finds the tokio runtime in
+///   which the pool was made, if it was made in one, and sleeps with [`Engine::timer`](crate::Engine::timer) otherwise.
 /// * A blocking handler is a user-level thread with a stack of 2 MiB and a guard, at most 512 of them at a time. A
 ///   blocking wait of this crate ([`Wait::wait`](crate::Wait::wait), `Call::wait`) suspends it, and the stream goes on
 ///   with other work. Other ways to block stop the stream. It goes on on the thread where it began; meanwhile others use
@@ -284,6 +285,12 @@ pub unsafe fn in_ult<T>(work: impl FnOnce() -> T) -> T {
 /// does.
 #[cfg(not(argobots))]
 pub(crate) fn may_suspend() -> bool {
+    false
+}
+
+/// Whether this is inside a poll on an execution stream of Argobots. Without Argobots there is none.
+#[cfg(not(argobots))]
+pub(crate) fn is_in_task() -> bool {
     false
 }
 

@@ -2,10 +2,10 @@
 
 use margo_rs::codec::Blob;
 use margo_rs::transport::fault::{Faults, Injector};
-use margo_rs::{Builder, Endpoint, Engine, Progress, ProviderId, Rpc, RpcId, Wait, protocol_help};
+use margo_rs::{Builder, Endpoint, Engine, Pool, Progress, ProviderId, Rpc, RpcId, Wait, protocol_help};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) layered: bool,
     /// Shared memory is used underneath.
     pub(crate) same_node: bool,
+    /// A server's handlers run in a pool of Argobots.
+    pub(crate) argobots: bool,
 }
 
 const ADAPTIVE: Progress = Progress::Adaptive(Duration::from_micros(50));
@@ -40,14 +42,18 @@ pub(crate) const TCP4: Setup = Setup {
     progress: ADAPTIVE,
     layered: false,
     same_node: false,
+    argobots: false,
 };
 pub(crate) const TCP6: Setup = Setup { name: "native+tcp over IPv6", address: "native+tcp://[::1]", ..TCP4 };
 pub(crate) const TCP_LAYERED: Setup = Setup { name: "native+tcp under an idle injector", layered: true, ..TCP4 };
 pub(crate) const TCP_BUSY: Setup = Setup { name: "native+tcp, busy", progress: Progress::Busy, ..TCP4 };
 pub(crate) const TCP_PARK: Setup = Setup { name: "native+tcp, parking", progress: Progress::Park, ..TCP4 };
+pub(crate) const TCP_ARGOBOTS: Setup = Setup { name: "native+tcp with handlers on Argobots", argobots: true, ..TCP4 };
 pub(crate) const OFI_TCP: Setup = Setup { name: "ofi+tcp of Mercury", address: "ofi+tcp://127.0.0.1", ..TCP4 };
 pub(crate) const OFI_TCP_PARK: Setup =
     Setup { name: "ofi+tcp of Mercury, parking", progress: Progress::Park, ..OFI_TCP };
+pub(crate) const OFI_TCP_ARGOBOTS: Setup =
+    Setup { name: "ofi+tcp of Mercury with handlers on Argobots", argobots: true, ..OFI_TCP };
 pub(crate) const NA_SM: Setup = Setup { name: "na+sm of Mercury", address: "na+sm", ..TCP4 };
 pub(crate) const NA_SM_BUSY: Setup = Setup { name: "na+sm of Mercury, busy", progress: Progress::Busy, ..NA_SM };
 
@@ -71,7 +77,7 @@ impl Setup {
 
     /// Whether this machine can do it.
     pub(crate) fn is_possible(&self) -> bool {
-        if protocol_help(self.protocol()).is_some() {
+        if protocol_help(self.protocol()).is_some() || (self.argobots && !mochi_sys::ARGOBOTS_LINKED) {
             return false;
         }
         self.address != TCP6.address || std::net::TcpListener::bind("[::1]:0").is_ok()
@@ -84,12 +90,19 @@ impl Setup {
 
     /// A server's builder. Its default pool has threads of its own, so that a test may block.
     pub(crate) fn server(&self) -> Builder {
-        self.prepare(Engine::builder(self.address)).rpc_threads(2)
+        self.server_at(self.address)
     }
 
     /// A server's builder for another address.
     pub(crate) fn server_at(&self, address: &str) -> Builder {
-        self.prepare(Engine::builder(address)).rpc_threads(2)
+        let builder = self.prepare(Engine::builder(address));
+        if self.argobots {
+            // Handlers of this suite sleep with tokio, whose runtime they find if their pool was made in it.
+            let _entered = ambient().enter();
+            builder.rpc_pool(Pool::argobots("handlers", 2).expect("Argobots is linked"))
+        } else {
+            builder.rpc_threads(2)
+        }
     }
 
     /// A client's builder.
@@ -172,6 +185,15 @@ pub(crate) fn assert_idle(engine: &Engine) {
     eventually(|| engine.load().calls == 0 && engine.load().requests == 0);
 }
 
+/// A tokio runtime for handlers that run elsewhere.
+fn ambient() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let builder = &mut tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().expect("a runtime starts")
+    })
+}
+
 /// A tokio runtime for the asynchronous tests.
 pub(crate) fn in_tokio<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
@@ -182,8 +204,15 @@ pub(crate) fn in_tokio<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+/// Tests that block execution streams, or rely on handlers on the progress thread: an Argobots pool is not for these.
+const NOT_ON_ARGOBOTS: &[&str] = &["::a_blocking_handler_may_block::", "::a_transfer_ends_at_its_deadline::"];
+
 /// Runs a test under a watchdog that names it and ends the process if it hangs.
 pub(crate) fn watched(name: &str, setup: Setup, test: impl FnOnce(Setup)) {
+    if setup.argobots && NOT_ON_ARGOBOTS.iter().any(|test| name.contains(test)) {
+        println!("{name}: means another kind of pool");
+        return;
+    }
     if !setup.is_possible() {
         println!("{name}: {} is not possible here", setup.name);
         return;
@@ -244,8 +273,10 @@ macro_rules! conformance {
             on!(TCP_LAYERED, tcp_layered);
             on!(TCP_BUSY, tcp_busy);
             on!(TCP_PARK, tcp_park);
+            on!(TCP_ARGOBOTS, tcp_argobots);
             on!(OFI_TCP, ofi_tcp);
             on!(OFI_TCP_PARK, ofi_tcp_park);
+            on!(OFI_TCP_ARGOBOTS, ofi_tcp_argobots);
             on!(NA_SM, na_sm);
             on!(NA_SM_BUSY, na_sm_busy);
             on!(NODE, node);

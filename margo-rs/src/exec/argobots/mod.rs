@@ -9,6 +9,7 @@
 //! whoever is inside of a push. A pool that ends closes the gate, drops its tasks, waits until the count is zero, and
 //! only then gives anything back to Argobots. What still holds a waker then finds nothing to push.
 
+mod bottom;
 mod gate;
 mod runtime;
 mod schedule;
@@ -22,7 +23,7 @@ mod atomics {
     pub(super) use std::sync::atomic::{AtomicU8, Ordering};
 }
 
-pub(crate) use self::suspend::{Suspension, may_suspend};
+pub(crate) use self::suspend::{Suspension, is_in_task, may_suspend};
 
 use self::gate::Gate;
 use self::runtime::Session;
@@ -33,11 +34,13 @@ use mochi_sys::argobots as abt;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::ffi::{c_char, c_int, c_void};
+use std::panic::resume_unwind;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Poll, Waker};
 use std::thread;
+use tokio::runtime::Handle;
 
 /// A pool; it ends with its last owner, or before that by [`ArgobotsPool::begin_end`].
 pub(crate) struct ArgobotsPool(Arc<Core>);
@@ -45,6 +48,8 @@ pub(crate) struct ArgobotsPool(Arc<Core>);
 /// What tasks and wakers hold of a pool. After its end nothing in it belongs to Argobots.
 pub(crate) struct Core {
     name: String,
+    /// The tokio runtime in which the pool was made: futures find it.
+    runtime: Option<Handle>,
     lanes: Vec<Lane>,
     /// Where the search for the emptiest lane begins.
     turn: AtomicUsize,
@@ -156,6 +161,7 @@ impl ArgobotsPool {
     fn with(name: &str, lanes: Vec<Lane>, xstreams: usize, own: Option<Own>) -> Self {
         Self(Arc::new(Core {
             name: name.to_owned(),
+            runtime: Handle::try_current().ok(),
             lanes,
             turn: AtomicUsize::new(0),
             xstreams,
@@ -199,7 +205,10 @@ impl Drop for ArgobotsPool {
 /// # Safety
 /// See [`in_ult`](crate::in_ult).
 pub(crate) unsafe fn in_ult<T>(work: impl FnOnce() -> T) -> T {
-    if suspend::is_ult() { suspend::as_ult(true, work) } else { work() }
+    if !suspend::is_ult() {
+        return work();
+    }
+    bottom::at_bottom(|| suspend::as_ult(true, work)).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// One more execution stream with its pool.

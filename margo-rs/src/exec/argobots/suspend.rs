@@ -19,6 +19,25 @@ use std::task::{Context, Poll, Wake, Waker};
 thread_local! {
     /// The work unit that runs here is a user-level thread that this execution stream alone resumes.
     static PINNED: Cell<bool> = const { Cell::new(false) };
+    /// A future is polled here.
+    static IN_TASK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a poll of a future.
+pub(super) fn as_task<T>(poll: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            IN_TASK.set(self.0);
+        }
+    }
+    let _restore = Restore(IN_TASK.replace(true));
+    poll()
+}
+
+/// Whether this is inside the poll of a future, which would stop its execution stream by a wait.
+pub(crate) fn is_in_task() -> bool {
+    IN_TASK.get()
 }
 
 /// Runs `work` as a part of a user-level thread; `pinned` says that one execution stream alone resumes it.

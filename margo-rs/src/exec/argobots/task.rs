@@ -1,6 +1,8 @@
 //! Futures as work units: each poll is one, and runs to its end on whichever execution stream takes it.
 
+use super::bottom::at_bottom;
 use super::schedule::{Next, Schedule};
+use super::suspend::as_task;
 use super::{Core, log_panic};
 use parking_lot::Mutex;
 use std::ffi::c_void;
@@ -66,8 +68,12 @@ impl Task {
             Some(future) => future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready(),
             None => true,
         };
+        let poll = || {
+            let _entered = self.core.runtime.as_ref().map(tokio::runtime::Handle::enter);
+            as_task(poll)
+        };
         let ready = catch_unwind(AssertUnwindSafe(poll)).unwrap_or_else(|panic| {
-            log_panic(&self.core.name, &panic);
+            log_panic(&self.core.name, &*panic);
             true
         });
         if ready {
@@ -86,7 +92,7 @@ impl Task {
         self.core.tasks.remove(self);
         let future = self.future.lock().take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(future))) {
-            log_panic(&self.core.name, &panic);
+            log_panic(&self.core.name, &*panic);
         }
     }
 }
@@ -114,8 +120,8 @@ unsafe extern "C" fn run(arg: *mut c_void) {
     let task = unsafe { Arc::from_raw(arg.cast_const().cast::<Task>()) };
     let (core, lane) = (task.core.clone(), task.lane.load(Ordering::Relaxed));
     // What panics in user code is caught further in: this keeps anything else from C's frames.
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task.poll())) {
-        log_panic(&core.name, &panic);
+    if let Err(panic) = at_bottom(|| task.poll()) {
+        log_panic(&core.name, &*panic);
     }
     drop(task);
     core.leave(lane);

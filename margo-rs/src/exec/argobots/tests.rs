@@ -266,3 +266,39 @@ fn a_pool_that_ends_waits_for_blocking_work_and_drops_what_waits_for_a_thread() 
     end(&pool);
     assert_eq!(drops.0.load(Ordering::SeqCst), 600);
 }
+
+#[test]
+fn whoever_walks_the_stack_sees_no_frames_below_ours() {
+    let pool = ArgobotsPool::start("walks", 1).unwrap();
+    let (done, walks) = channel();
+    let walk = move || {
+        let text = std::backtrace::Backtrace::force_capture().to_string();
+        done.send(text).unwrap();
+    };
+    for _ in 0..20 {
+        let (in_task, in_thread) = (walk.clone(), walk.clone());
+        pool.spawn(Box::pin(async move { in_task() }));
+        pool.spawn_blocking(Box::new(in_thread));
+    }
+    for text in walks.iter().take(40) {
+        assert!(text.contains("margo_rs::exec::argobots"), "{text}");
+        assert!(!text.contains("ABTD_"), "{text}");
+    }
+    end(&pool);
+}
+
+#[test]
+fn futures_find_the_tokio_runtime_in_which_their_pool_was_made() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let pool = {
+        let _entered = runtime.enter();
+        ArgobotsPool::start("tokio", 1).unwrap()
+    };
+    let (done, result) = channel();
+    pool.spawn(Box::pin(async move {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        done.send(tokio::spawn(async { 5 }).await.unwrap()).unwrap();
+    }));
+    assert_eq!(result.recv(), Ok(5));
+    end(&pool);
+}

@@ -1,5 +1,6 @@
 //! Blocking work: closures that run in user-level threads of their own.
 
+use super::bottom::at_bottom;
 use super::stack::{STACK_SIZE, Stack};
 use super::suspend::{as_ult, yield_now};
 use super::{Core, call, log_panic};
@@ -124,7 +125,7 @@ impl Blocking {
         let count = waiting.len();
         for work in waiting {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(work))) {
-                log_panic("", &panic);
+                log_panic("", &*panic);
             }
         }
         count
@@ -166,7 +167,7 @@ impl Worker {
         let Some((core, mut work)) = self.job.lock().take() else { return };
         loop {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| as_ult(core.is_pinned(), work))) {
-                log_panic(&core.name, &panic);
+                log_panic(&core.name, &*panic);
             }
             let next = {
                 let mut workers = core.blocking.0.lock();
@@ -195,8 +196,8 @@ impl Worker {
 unsafe extern "C" fn run(arg: *mut c_void) {
     // SAFETY: the caller's promise.
     let worker = unsafe { Arc::from_raw(arg.cast_const().cast::<Worker>()) };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| worker.work())) {
-        log_panic("", &panic);
+    if let Err(panic) = at_bottom(|| worker.work()) {
+        log_panic("", &*panic);
     }
 }
 
