@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use margo_rs::{Engine, HandlerError};
+use margo_rs::HandlerError;
 use mochi_auth::{Caller, Rule};
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::Quoted;
@@ -43,7 +43,7 @@ async fn main() -> ExitCode {
 async fn serve(arguments: FullServerArguments) -> Outcome {
     // Before the port is open: with a key file that cannot be used there is no server.
     let auth = arguments.auth()?;
-    let engine = Engine::listen(&arguments.protocol).await?;
+    let engine = arguments.engine()?.listen().await?;
     let auth = auth.install(&engine).await?;
 
     // All who have authenticated may ask who they are.

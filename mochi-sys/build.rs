@@ -11,8 +11,10 @@ use std::process::ExitCode;
 
 use pkg_config::Library;
 
-/// Releases of Mercury whose interface is known: from the first, to before the second.
-const MERCURY: ([u32; 2], [u32; 2]) = ([2, 2], [2, 5]);
+/// Releases of Mercury that will do: from the first, to before the second. The shim compiles from 2.2 on, but before 2.4
+/// Mercury does not say how long a received message is: the end of a short one could not be told from what another peer's
+/// had left in the buffer.
+const MERCURY: ([u32; 2], [u32; 2]) = ([2, 4], [2, 5]);
 /// The oldest Argobots that will do.
 const ARGOBOTS: &str = "1.1";
 /// The variable that overrides.
@@ -114,13 +116,11 @@ fn check_version(version: &str) -> Result<(), String> {
         _ => return Err(format!("pkg-config says that Mercury's version is {version:?}, which is no version")),
     };
     if here < from || here >= before {
+        let reason = if here < from { " (older ones do not say how long a received message is)" } else { "" };
         return Err(format!(
-            "Mercury {version} is installed; this version works with {}.{} to {}.{}. Install one of those, or set \
-             {CHOICE}=off to build without it",
-            from[0],
-            from[1],
-            before[0],
-            before[1] - 1
+            "Mercury {version} is installed; this version works with {}.{}{reason}. Install that, or set {CHOICE}=off to \
+             build without it",
+            from[0], from[1]
         ));
     }
     Ok(())

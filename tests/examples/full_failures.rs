@@ -74,6 +74,19 @@ fn key_files_that_are_not_ones_own_secret_are_refused() {
 }
 
 #[test]
+fn a_configuration_that_cannot_be_used_is_named_with_its_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let (wrong, broken, absent) = (path("wrong.json"), path("broken.json"), path("absent.json"));
+    fs::write(&wrong, r#"{"limits": {"max_message": "a lot"}}"#).expect("a file");
+    fs::write(&broken, r#"{"limits""#).expect("a file");
+    for (path, reason) in [(wrong, "`limits.max_message`"), (broken, "not JSON"), (absent, "cannot be read")] {
+        let error = run("full_server", &[PROTOCOL, "--config", &path]).one_error_line();
+        assert!(error.contains(reason) && error.contains(&path), "{error}");
+    }
+}
+
+#[test]
 fn a_server_does_not_start_without_its_munged() {
     let ended = run("full_server", &[PROTOCOL]);
     assert!(ended.one_error_line().contains(&format!("no munged at {NOWHERE}")), "{ended:?}");

@@ -24,7 +24,7 @@ impl Setting {
         let realm = realm()?;
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
         let (server, address) = Running::server(&mut server);
-        let client = Engine::connect("native+tcp").expect("a client");
+        let client = Engine::connect(PROTOCOL).expect("a client");
         let endpoint = client.lookup(&address).await.expect("the server is there");
         let credentials = Credentials::at(realm.socket()).expect("the path of a socket");
         Some(Self { server, endpoint, _client: client, credentials, _realm: realm })

@@ -14,6 +14,12 @@ const REQUIRE_MUNGED: &str = "MOCHI_REQUIRE_MUNGED";
 /// Seconds for which `margo-rs/tests/kills.rs` goes on.
 const KILL_SECONDS: &str = "MOCHI_KILL_SECONDS";
 
+/// What tests of sessions and examples go over, unless it is native+tcp.
+const TRANSPORT: &str = "MOCHI_TEST_TRANSPORT";
+
+/// What they go over where Mercury is linked. Loopback only.
+const MERCURY: [&str; 2] = ["ofi+tcp://127.0.0.1", "na+sm"];
+
 /// One part of the run and how it went.
 struct Part {
     name: String,
@@ -49,6 +55,16 @@ pub(crate) fn run(fuzz_time: Duration, kill_time: Duration) -> Outcome {
         let mut command = Command::new("cargo");
         command.current_dir(workspace()).args(ring);
         step("the ring under Miri", command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("MOCHI_MERCURY", "off"));
+    }
+    // What else runs over Mercury where it is linked, besides the suites that know it themselves.
+    for transport in MERCURY.iter().filter(|_| mochi_sys::LINKED) {
+        let sessions = ["test", "--no-fail-fast", "-p", "mochi-auth", "--all-features", "--test", "sessions"];
+        let mut command = cargo();
+        command.args(sessions).args(["--test", "attacks"]).env(TRANSPORT, transport);
+        step(&format!("sessions and attacks over {transport}"), &mut command);
+        let mut command = cargo();
+        command.args(["test", "--no-fail-fast", "-p", "mochi-rs", "--test", "examples"]).env(TRANSPORT, transport);
+        step(&format!("staged examples over {transport}"), &mut command);
     }
     for (target, mut command) in fuzz::commands(fuzz_time)? {
         step(&format!("fuzz target {target}, {} s", fuzz_time.as_secs()), &mut command);

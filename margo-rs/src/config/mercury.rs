@@ -14,8 +14,8 @@ const MESSAGE_MAX: u64 = 16 << 20;
 ///
 /// Names, types and meanings are those of the `mercury` section of Margo's configuration; options that Margo does not
 /// have are named as in Mercury's own structure. One that is not given is Mercury's default, or Margo's where that
-/// differs (`request_post_init`, `request_post_incr`: 256). In the configuration of a running engine each one that this
-/// build's Mercury knows has a value, but texts that were not given.
+/// differs (`request_post_init`, `request_post_incr`: 256). In the configuration of a running engine each one that
+/// Mercury has is told, but texts that were not given.
 ///
 /// `log_level` and `log_subsys` are for the whole process, as Mercury has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct MercuryConfig {
     /// Requests that a fresh context is ready to receive. 0 is Mercury's default, 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_post_init: Option<u32>,
-    /// How many more when those are used up; 0 or -1 (Mercury 2.4): none.
+    /// How many more when those are used up; 0 or -1: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_post_incr: Option<i32>,
     /// Whether small bulk data never goes along with the descriptor.
@@ -89,22 +89,22 @@ pub struct MercuryConfig {
     /// What is checksummed. Mercury must be built with checksums, here and at the peer; bulk data never is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checksum_level: Option<ChecksumLevel>,
-    /// Whether each request is received into a buffer of its own. Mercury 2.3.
+    /// Whether each request is received into a buffer of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_multi_recv: Option<bool>,
-    /// Whether buffers of requests are given back as early as possible. Mercury 2.3.
+    /// Whether buffers of requests are given back as early as possible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release_input_early: Option<bool>,
-    /// The fabric's class of traffic. Mercury 2.4.
+    /// The fabric's class of traffic.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic_class: Option<TrafficClass>,
-    /// Whether a payload that does not fit into a message is an error. Mercury 2.4.
+    /// Whether a payload that does not fit into a message is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_overflow: Option<bool>,
-    /// Buffers that many requests are received into, 1 at least. Mercury 2.4.
+    /// Buffers that many requests are received into, 1 at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multi_recv_op_max: Option<u32>,
-    /// When so many of those are left, requests are copied out of them. Not more than there are; 0 is never. Mercury 2.4.
+    /// When so many of those are left, requests are copied out of them. Not more than there are; 0 is never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multi_recv_copy_threshold: Option<u32>,
     /// What Mercury logs: `none`, `fatal`, `error`, `warning`, `min_debug` or `debug`. The variable `HG_LOG_LEVEL` is

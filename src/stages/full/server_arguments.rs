@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
-use margo_rs::Address;
+use margo_rs::{Address, Builder, Engine};
 use mochi_auth::mechanism::key_file::{Key, KeyRing};
 use mochi_auth::protocol::Protection;
 use mochi_auth::{AuthServer, AuthServerBuilder, Identity, Rule};
@@ -27,6 +27,10 @@ const NO_GROUP: u32 = 65534;
 pub struct FullServerArguments {
     /// Protocol to listen on: `tcp` for all to reach, `tcp://127.0.0.1` for this host alone
     pub protocol: Address,
+
+    /// Configuration of the engine, as JSON: limits, threads, options of Mercury
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
 
     /// How callers may prove who they are, `munge,key` for both: by keys if any are given, else by MUNGE
     #[arg(long, value_delimiter = ',')]
@@ -96,6 +100,18 @@ impl FullServerArguments {
             Self::command().error(kind, message).exit();
         }
         arguments
+    }
+
+    /// An engine as these arguments say, not started yet.
+    ///
+    /// # Errors
+    /// The configuration cannot be read, or something in it is wrong.
+    pub fn engine(&self) -> Outcome<Builder> {
+        let engine = Engine::builder(&self.protocol);
+        let Some(path) = &self.config else { return Ok(engine) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("the configuration {} cannot be read: {error}", path.display()))?;
+        Ok(engine.config_json(&text).map_err(|error| format!("{}: {error}", path.display()))?)
     }
 
     /// Authentication as these arguments say. Reads the key files, and may ask the host's name services for groups.

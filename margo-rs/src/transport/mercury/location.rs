@@ -6,10 +6,7 @@ use crate::error::{ConnectError, ListenError};
 use crate::transport::tcp;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-
-/// The oldest release that says how long a received message is.
-const OLDEST: [u32; 2] = [2, 4];
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 /// Whether locations of this protocol are hosts with ports, which this crate resolves and checks itself.
 fn is_host_and_port(address: &Address) -> bool {
@@ -35,52 +32,48 @@ pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
     Ok(found.iter().map(|found| Address::new(address.protocol(), found.location())).collect())
 }
 
-/// What Mercury is started with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Start {
-    pub(super) name: String,
-    /// The kind of its addresses, where that matters.
-    pub(super) format: Option<AddressFormat>,
-}
+/// Why IPv6 is refused: requests name their sender by its address, and Mercury's libfabric plugin leaves out the family when
+/// it reads an IPv6 one back, so that the receiver drops the request (seen with 2.4.1). It takes `::1` for no address at
+/// all.
+const NO_IPV6: &str =
+    "requests do not arrive over Mercury with IPv6; name an IPv4 address or interface, or use native+tcp";
 
 /// What a client starts Mercury with: on the loopback for a server there, and else on the interface that the plugin
 /// chooses.
 ///
 /// # Errors
-/// The options contradict the address.
-pub(super) fn client_start(address: &Address, config: &MercuryConfig) -> Result<Start, ListenError> {
-    let (protocol, format) = (address.protocol(), config.na_addr_format);
+/// The address is an IPv6 one, or no interface is in the subnet that is asked for.
+pub(super) fn client_name(address: &Address, config: &MercuryConfig) -> Result<String, ListenError> {
+    let protocol = address.protocol();
     if !is_host_and_port(address) {
-        return Ok(Start { name: protocol.to_owned(), format });
+        return Ok(protocol.to_owned());
     }
     let subnet = Subnet::of(config)?;
     let host = host_of(address.location());
     let ip = if host == "localhost" { Some(Ipv4Addr::LOCALHOST.into()) } else { host.parse::<IpAddr>().ok() };
+    check_family(address, ip, config)?;
     match (ip, subnet) {
-        (Some(ip), _) if ip.is_loopback() => start_at(address, ip, None, format),
-        (_, Some(subnet)) => start_at(address, subnet.address_here(address)?, None, format),
-        (Some(IpAddr::V6(_)), None) => {
-            check_format(address, format, true)?;
-            Ok(Start { name: protocol.to_owned(), format: Some(AddressFormat::Ipv6) })
-        }
-        _ => Ok(Start { name: protocol.to_owned(), format }),
+        (Some(ip), _) if ip.is_loopback() => Ok(format!("{protocol}://{}", Ipv4Addr::LOCALHOST)),
+        (_, Some(subnet)) => Ok(format!("{protocol}://{}", subnet.address_here(address)?)),
+        _ => Ok(protocol.to_owned()),
     }
 }
 
 /// What a server starts Mercury with. Blocks while it resolves a host name.
 ///
 /// # Errors
-/// The address names no interface or host, the port is taken, or the options contradict the address.
-pub(super) fn listen_start(address: &Address, config: &MercuryConfig) -> Result<Start, ListenError> {
-    let format = config.na_addr_format;
+/// The address names no interface or host, or an IPv6 address, or one outside of the subnet that is asked for, or the port
+/// is taken.
+pub(super) fn listen_name(address: &Address, config: &MercuryConfig) -> Result<String, ListenError> {
     if !is_host_and_port(address) {
-        return Ok(Start { name: address.as_str().to_owned(), format });
+        return Ok(address.as_str().to_owned());
     }
     let subnet = Subnet::of(config)?;
     let at = match &subnet {
         Some(subnet) if address.location().is_empty() => SocketAddr::new(subnet.address_here(address)?, 0),
         _ => tcp::listen_at(address)?,
     };
+    check_family(address, Some(at.ip()), config)?;
     if let Some(subnet) = subnet.filter(|subnet| !subnet.contains(at.ip())) {
         return Err(ListenError::Option(format!("mercury.ip_subnet: {} is not in {subnet}", at.ip())));
     }
@@ -88,83 +81,25 @@ pub(super) fn listen_start(address: &Address, config: &MercuryConfig) -> Result<
     match TcpListener::bind(at) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(ListenError::InUse { address: address.clone() }),
         Err(source) => Err(ListenError::Io { address: address.clone(), source }),
-        Ok(_) => start_at(address, at.ip(), Some(at.port()).filter(|port| *port != 0), format),
+        Ok(_) if at.port() == 0 => Ok(format!("{}://{}", address.protocol(), at.ip())),
+        Ok(_) => Ok(format!("{}://{at}", address.protocol())),
     }
 }
 
-/// Mercury takes an IPv4 address as it is. An IPv6 address it would take apart at its colons; the name of an interface
-/// it takes, and uses the first IPv6 address there.
-fn start_at(
-    address: &Address,
-    ip: IpAddr,
-    port: Option<u16>,
-    format: Option<AddressFormat>,
-) -> Result<Start, ListenError> {
-    check_format(address, format, ip.is_ipv6())?;
-    if let IpAddr::V6(ip) = ip
-        && ip.segments()[..4] == [0; 4]
-    {
-        return Err(ListenError::Location {
-            address: address.clone(),
-            reason: format!(
-                "Mercury cannot use {ip}, nor any other address that begins with 64 zero bits; name an \
-                             IPv4 address, or use native+tcp"
-            ),
-        });
+fn check_family(address: &Address, ip: Option<IpAddr>, config: &MercuryConfig) -> Result<(), ListenError> {
+    if ip.is_some_and(|ip| ip.is_ipv6()) {
+        return Err(ListenError::Location { address: address.clone(), reason: NO_IPV6.to_owned() });
     }
-    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    let (host, format) = match ip {
-        IpAddr::V4(ip) => (ip.to_string(), format),
-        IpAddr::V6(ip) => (interface_of(address, ip)?, Some(AddressFormat::Ipv6)),
-    };
-    Ok(Start { name: format!("{}://{host}{port}", address.protocol()), format })
-}
-
-fn check_format(address: &Address, format: Option<AddressFormat>, is_ipv6: bool) -> Result<(), ListenError> {
-    let (wanted, is) = match (format, is_ipv6) {
-        (Some(AddressFormat::Ipv4), true) => ("ipv4", "IPv6"),
-        (Some(AddressFormat::Ipv6), false) => ("ipv6", "IPv4"),
-        _ => return Ok(()),
-    };
-    Err(ListenError::Option(format!("mercury.na_addr_format: it is {wanted:?}, and {address} is {is}")))
-}
-
-/// The interface whose first IPv6 address this is.
-fn interface_of(address: &Address, ip: Ipv6Addr) -> Result<String, ListenError> {
-    let interfaces = if_addrs::get_if_addrs().map_err(|source| ListenError::Io { address: address.clone(), source })?;
-    let firsts = |name: &str| {
-        let mut ips = interfaces.iter().filter(|interface| interface.name == name).map(|interface| interface.ip());
-        ips.find(IpAddr::is_ipv6)
-    };
-    let here = interfaces.iter().find(|interface| interface.ip() == IpAddr::V6(ip)).map(|interface| &interface.name);
-    match here {
-        Some(name) if firsts(name) == Some(IpAddr::V6(ip)) => Ok(name.clone()),
-        Some(name) => Err(ListenError::Location {
-            address: address.clone(),
-            reason: format!(
-                "Mercury uses the first IPv6 address of {name} only, and this is another; name that, or an IPv4 \
-                 address, or use native+tcp"
-            ),
-        }),
-        None => Err(ListenError::Location {
-            address: address.clone(),
-            reason: "Mercury listens on IPv6 addresses of interfaces only, and no interface has this one".to_owned(),
-        }),
+    match config.na_addr_format {
+        Some(AddressFormat::Ipv6) => Err(ListenError::Option(format!("mercury.na_addr_format: {NO_IPV6}"))),
+        _ => Ok(()),
     }
 }
 
-/// Why an address cannot be looked up by an engine of a host-and-port protocol whose addresses are IPv6 ones or not.
-pub(super) fn other_family(ours_is_ipv6: bool, address: &Address) -> Option<&'static str> {
-    if !is_host_and_port(address) {
-        return None;
-    }
-    match (ours_is_ipv6, host_of(address.location()).parse::<IpAddr>().ok()?) {
-        (false, IpAddr::V6(_)) => Some(
-            "this engine's Mercury speaks IPv4: start it with an IPv6 address, or with \"na_addr_format\": \"ipv6\"",
-        ),
-        (true, IpAddr::V4(_)) => Some("this engine's Mercury speaks IPv6: start one with an IPv4 address"),
-        _ => None,
-    }
+/// Why an address cannot be looked up, whatever is there.
+pub(super) fn why_unreachable(address: &Address) -> Option<&'static str> {
+    let is_ipv6 = || host_of(address.location()).parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());
+    (is_host_and_port(address) && is_ipv6()).then_some(NO_IPV6)
 }
 
 /// The host before the port, without brackets.
@@ -234,27 +169,6 @@ pub(super) fn why_not(address: &Address) -> String {
     )
 }
 
-/// # Errors
-/// This build's Mercury does not say how long a received message is, so that the end of a short one could not be told
-/// from what an earlier one left in the buffer.
-pub(super) fn check_release(address: &Address) -> Result<(), ListenError> {
-    if release_is(OLDEST[0], OLDEST[1]) {
-        return Ok(());
-    }
-    let version = mochi_sys::MERCURY_VERSION.unwrap_or_default();
-    Err(ListenError::Location {
-        address: address.clone(),
-        reason: format!("it needs Mercury 2.4, and this build links {version}"),
-    })
-}
-
-/// Whether this build links that release of Mercury or a later one.
-pub(super) fn release_is(major: u32, minor: u32) -> bool {
-    let version = mochi_sys::MERCURY_VERSION.unwrap_or_default();
-    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
-    [parts.next().unwrap_or(0), parts.next().unwrap_or(0)] >= [major, minor]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -263,8 +177,8 @@ mod tests {
         text.parse().expect("an address")
     }
 
-    fn client_name(text: &str) -> String {
-        client_start(&address(text), &MercuryConfig::default()).expect("it starts").name
+    fn client_of(text: &str) -> String {
+        client_name(&address(text), &MercuryConfig::default()).expect("it starts")
     }
 
     fn within(subnet: &str) -> MercuryConfig {
@@ -274,13 +188,13 @@ mod tests {
     #[test]
     fn a_client_of_a_loopback_server_keeps_to_the_loopback() {
         for server in ["ofi+tcp://127.0.0.1:80", "ofi+tcp://127.0.0.1", "ofi+tcp://localhost:80"] {
-            assert_eq!(client_name(server), "ofi+tcp://127.0.0.1", "{server}");
+            assert_eq!(client_of(server), "ofi+tcp://127.0.0.1", "{server}");
         }
-        assert_eq!(client_name("ofi+tcp;ofi_rxm://127.0.0.1:80"), "ofi+tcp;ofi_rxm://127.0.0.1");
+        assert_eq!(client_of("ofi+tcp;ofi_rxm://127.0.0.1:80"), "ofi+tcp;ofi_rxm://127.0.0.1");
         for server in ["ofi+tcp", "ofi+tcp://192.0.2.1:80", "ofi+tcp://node7:80"] {
-            assert_eq!(client_name(server), "ofi+tcp", "{server}");
+            assert_eq!(client_of(server), "ofi+tcp", "{server}");
         }
-        assert_eq!(client_name("na+sm://127-0"), "na+sm");
+        assert_eq!(client_of("na+sm://127-0"), "na+sm");
     }
 
     #[test]
@@ -297,42 +211,34 @@ mod tests {
 
     #[test]
     fn a_subnet_chooses_the_address_or_is_an_error() {
-        let start = listen_start(&address("ofi+tcp"), &within("127.0.0.0/8")).expect("it starts");
-        assert_eq!(start.name, "ofi+tcp://127.0.0.1");
-        let start = client_start(&address("ofi+tcp"), &within("127.0.0.0/8")).expect("it starts");
-        assert_eq!(start.name, "ofi+tcp://127.0.0.1");
+        let name = listen_name(&address("ofi+tcp"), &within("127.0.0.0/8")).expect("it starts");
+        assert_eq!(name, "ofi+tcp://127.0.0.1");
+        let name = client_name(&address("ofi+tcp"), &within("127.0.0.0/8")).expect("it starts");
+        assert_eq!(name, "ofi+tcp://127.0.0.1");
         // Nobody has an address for documentation.
         for (listen, subnet) in [("ofi+tcp", "203.0.113.0/24"), ("ofi+tcp://127.0.0.1", "10.0.0.0/8"), ("ofi+tcp", "x")]
         {
-            let error = listen_start(&address(listen), &within(subnet)).expect_err(subnet).to_string();
+            let error = listen_name(&address(listen), &within(subnet)).expect_err(subnet).to_string();
             assert!(error.contains("mercury.ip_subnet") && error.contains(subnet), "{error}");
         }
     }
 
     #[test]
-    fn ipv6_addresses_are_those_of_an_interface() {
-        let refused = |text: &str| listen_start(&address(text), &MercuryConfig::default()).expect_err(text).to_string();
-        if TcpListener::bind("[::1]:0").is_ok() {
-            assert!(refused("ofi+tcp://[::1]:0").contains("IPv4 address"));
+    fn ipv6_is_refused_with_a_way_out() {
+        let default = MercuryConfig::default();
+        let ipv6 = MercuryConfig { na_addr_format: Some(AddressFormat::Ipv6), ..MercuryConfig::default() };
+        for (result, reason) in [
+            (listen_name(&address("ofi+tcp://[::1]:0"), &default), "IPv4"),
+            (client_name(&address("ofi+tcp://[2001:db8::1]:80"), &default), "IPv4"),
+            (listen_name(&address("ofi+tcp://127.0.0.1"), &ipv6), "mercury.na_addr_format"),
+            (client_name(&address("ofi+tcp"), &ipv6), "mercury.na_addr_format"),
+        ] {
+            let error = result.expect_err(reason).to_string();
+            assert!(error.contains(reason) && error.contains("native+tcp"), "{error}");
         }
-        assert!(refused("ofi+tcp://[2001:db8::1]:0").contains("2001:db8::1"));
-        let foreign = "2001:db8::1".parse().expect("an address");
-        let error = interface_of(&address("ofi+tcp"), foreign).expect_err("nobody has it").to_string();
-        assert!(error.contains("no interface has this one"), "{error}");
-        let start = client_start(&address("ofi+tcp://[2001:db8::1]:80"), &MercuryConfig::default()).expect("it starts");
-        assert_eq!(start, Start { name: "ofi+tcp".to_owned(), format: Some(AddressFormat::Ipv6) });
-        let ipv4 = MercuryConfig { na_addr_format: Some(AddressFormat::Ipv4), ..MercuryConfig::default() };
-        let error =
-            client_start(&address("ofi+tcp://[2001:db8::1]:80"), &ipv4).expect_err("it contradicts").to_string();
-        assert!(error.contains("mercury.na_addr_format"), "{error}");
-    }
-
-    #[test]
-    fn addresses_of_the_other_family_are_told() {
-        assert!(other_family(false, &address("ofi+tcp://[::1]:80")).is_some_and(|why| why.contains("IPv4")));
-        assert!(other_family(true, &address("ofi+tcp://127.0.0.1:80")).is_some_and(|why| why.contains("IPv6")));
+        assert!(why_unreachable(&address("ofi+tcp;ofi_rxm://[::1]:80")).is_some());
         for text in ["ofi+tcp://127.0.0.1:80", "ofi+tcp://node7:80", "na+sm://1-0"] {
-            assert_eq!(other_family(false, &address(text)), None, "{text}");
+            assert_eq!(why_unreachable(&address(text)), None, "{text}");
         }
         assert_eq!(host_of("[fe80::1]:5"), "fe80::1");
     }

@@ -42,13 +42,12 @@ use self::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_O
 use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
 use self::grants::Grants;
 use self::link::MercuryLink;
-use self::location::Start;
 use self::options::Options;
 use self::registration::{Registered, Registrations};
 use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Registration, Transport};
 use crate::address::Address;
 use crate::bulk::{Permission, Segment};
-use crate::config::{AddressFormat, MercuryConfig};
+use crate::config::MercuryConfig;
 use crate::error::{ConnectError, ListenError, Status};
 use crate::limits::Limits;
 use crate::rpc::RpcId;
@@ -137,8 +136,8 @@ impl MercuryTransport {
     /// Mercury does not start, or does not have an option.
     pub fn client(address: &Address, limits: Limits, config: &MercuryConfig) -> Result<Self, ListenError> {
         let address = &super::over_network(address).unwrap_or_else(|| address.clone());
-        let start = location::client_start(address, config)?;
-        Self::start(start, address, limits, config, false)
+        let name = location::client_name(address, config)?;
+        Self::start(&name, address, limits, config, false)
     }
 
     /// A transport that listens. Blocks while a host name is resolved.
@@ -148,8 +147,8 @@ impl MercuryTransport {
     pub fn listen(address: &Address, limits: Limits, config: &MercuryConfig) -> Result<Self, ListenError> {
         // One that listened on shared memory, too, does so again if it is told to.
         let address = &super::over_network(address).unwrap_or_else(|| address.clone());
-        let start = location::listen_start(address, config)?;
-        Self::start(start, address, limits, config, true)
+        let name = location::listen_name(address, config)?;
+        Self::start(&name, address, limits, config, true)
     }
 
     /// A transport on what somebody else has started: one that `listens`, or only makes calls. The class must listen in
@@ -159,7 +158,6 @@ impl MercuryTransport {
     /// The class is of another protocol or does not listen, or an RPC that the engine needs for itself is taken.
     pub fn on(given: GivenContext, address: &Address, limits: Limits, listens: bool) -> Result<Self, ListenError> {
         let refused = |reason: &str| ListenError::Location { address: address.clone(), reason: reason.to_owned() };
-        location::check_release(address)?;
         if !given.is_listening() {
             return Err(refused(
                 "the class that was given does not listen, and an engine must be reached by its peers",
@@ -189,7 +187,7 @@ impl MercuryTransport {
     }
 
     fn start(
-        start: Start,
+        name: &str,
         address: &Address,
         limits: Limits,
         config: &MercuryConfig,
@@ -197,9 +195,7 @@ impl MercuryTransport {
     ) -> Result<Self, ListenError> {
         let refused = || ListenError::Location { address: address.clone(), reason: location::why_not(address) };
         let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
-        location::check_release(address)?;
-        let name = fabric::c_name(&start.name).ok_or_else(refused)?;
-        let config = &MercuryConfig { na_addr_format: start.format, ..config.clone() };
+        let name = fabric::c_name(name).ok_or_else(refused)?;
         let options = Options::new(config)?;
         let fabric = Fabric::start(&name, &options).ok_or_else(refused)?;
         let printed = fabric.address().map_err(|code| failed(io::Error::other(explain(code))))?.parse::<Address>()?;
@@ -561,8 +557,7 @@ impl Transport for MercuryTransport {
         let fabric = self.shared.fabric().ok_or(ConnectError::ShutDown)?;
         let over_network = super::over_network(address).filter(|_| self.config.auto_sm != Some(true));
         let address = over_network.as_ref().unwrap_or(address);
-        let is_ipv6 = self.config.na_addr_format == Some(AddressFormat::Ipv6);
-        if let Some(reason) = location::other_family(is_ipv6, address) {
+        if let Some(reason) = location::why_unreachable(address) {
             return Err(unreachable(io::Error::other(reason)));
         }
         let name = fabric::c_name(address.as_str()).ok_or_else(|| unreachable(io::ErrorKind::InvalidInput.into()))?;

@@ -1,6 +1,5 @@
 //! What Mercury is started with: the configuration, in the form that Mercury takes it.
 
-use super::location::release_is;
 use crate::config::{AddressFormat, ChecksumLevel, MercuryConfig, TrafficClass};
 use crate::error::ListenError;
 use mochi_sys::mercury as hg;
@@ -24,7 +23,7 @@ impl Options {
     /// Mercury's defaults, and what `config` says.
     ///
     /// # Errors
-    /// An option that the installed Mercury does not have.
+    /// An option that the installed Mercury was built without, or options that contradict each other.
     pub(super) fn new(config: &MercuryConfig) -> Result<Self, ListenError> {
         check_build(config)?;
         let mut raw = std::mem::MaybeUninit::<hg::mochi_hg_options>::zeroed();
@@ -60,7 +59,7 @@ impl Options {
         set(&mut raw.no_multi_recv, config.no_multi_recv);
         set(&mut raw.release_input_early, config.release_input_early);
         set(&mut raw.no_overflow, config.no_overflow);
-        if release_is(2, 4) && raw.multi_recv_copy_threshold > raw.multi_recv_op_max {
+        if raw.multi_recv_copy_threshold > raw.multi_recv_op_max {
             let max = raw.multi_recv_op_max;
             return Err(wrong("multi_recv_copy_threshold", &format!("it is more than multi_recv_op_max, {max}")));
         }
@@ -82,7 +81,7 @@ impl Options {
 
     /// The configuration in effect: every option that the installed Mercury has.
     pub(super) fn effective(&self, given: &MercuryConfig) -> MercuryConfig {
-        let (raw, has_2_3, has_2_4) = (&self.raw, release_is(2, 3), release_is(2, 4));
+        let raw = &self.raw;
         let mut config = given.clone();
         config.request_post_init = Some(raw.request_post_init);
         config.request_post_incr = Some(raw.request_post_incr);
@@ -99,12 +98,12 @@ impl Options {
         config.no_bulk_eager = Some(raw.no_bulk_eager);
         config.no_loopback = Some(raw.no_loopback);
         config.stats = Some(raw.stats);
-        config.no_multi_recv = has_2_3.then_some(raw.no_multi_recv);
-        config.release_input_early = has_2_3.then_some(raw.release_input_early);
-        config.traffic_class = has_2_4.then_some(given.traffic_class.unwrap_or(TrafficClass::Unspec));
-        config.no_overflow = has_2_4.then_some(raw.no_overflow);
-        config.multi_recv_op_max = has_2_4.then_some(raw.multi_recv_op_max);
-        config.multi_recv_copy_threshold = has_2_4.then_some(raw.multi_recv_copy_threshold);
+        config.no_multi_recv = Some(raw.no_multi_recv);
+        config.release_input_early = Some(raw.release_input_early);
+        config.traffic_class = Some(given.traffic_class.unwrap_or(TrafficClass::Unspec));
+        config.no_overflow = Some(raw.no_overflow);
+        config.multi_recv_op_max = Some(raw.multi_recv_op_max);
+        config.multi_recv_copy_threshold = Some(raw.multi_recv_copy_threshold);
         config
     }
 
@@ -141,23 +140,8 @@ fn wrong(key: &str, reason: &str) -> ListenError {
 }
 
 /// # Errors
-/// An option is set that the installed Mercury does not have, or that it would leave aside without a word.
+/// An option is set that the installed Mercury would leave aside without a word.
 fn check_build(config: &MercuryConfig) -> Result<(), ListenError> {
-    let newer = [
-        ("no_multi_recv", config.no_multi_recv.is_some(), [2, 3]),
-        ("release_input_early", config.release_input_early.is_some(), [2, 3]),
-        ("traffic_class", config.traffic_class.is_some(), [2, 4]),
-        ("no_overflow", config.no_overflow.is_some(), [2, 4]),
-        ("multi_recv_op_max", config.multi_recv_op_max.is_some(), [2, 4]),
-        ("multi_recv_copy_threshold", config.multi_recv_copy_threshold.is_some(), [2, 4]),
-        ("request_post_incr", config.request_post_incr == Some(-1), [2, 4]),
-    ];
-    for (key, is_set, [major, minor]) in newer {
-        if is_set && !release_is(major, minor) {
-            let here = mochi_sys::MERCURY_VERSION.unwrap_or_default();
-            return Err(wrong(key, &format!("it needs Mercury {major}.{minor}, and this build links {here}")));
-        }
-    }
     // SAFETY: functions without arguments that return a constant.
     let has_checksums = unsafe { hg::mochi_hg_has_checksums() };
     if config.checksum_level.is_some_and(|level| level != ChecksumLevel::None) && !has_checksums {
