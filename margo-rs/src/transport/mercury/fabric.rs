@@ -287,11 +287,6 @@ impl Fabric {
         unsafe { hg::mochi_hg_event_ready(self.context.as_ptr()) }
     }
 
-    /// Whether it is shared memory, which has files.
-    pub(super) fn has_files(&self) -> bool {
-        self.number.get().is_some()
-    }
-
     /// Removes what shared memory has in the file system: to be called when nobody is to come in any more.
     pub(super) fn remove_files(&self) {
         if let Some((_, location)) = self.number.get() {

@@ -65,6 +65,8 @@ pub(super) struct MercuryLink {
     waiting: Mutex<Vec<(CallId, RequestHead, Buffer)>>,
     outgoing: Mutex<HashMap<u64, Sent>>,
     incoming: Mutex<HashMap<u64, Arc<Incoming>>>,
+    /// Further requests under a number that is in use: they get the answer that is sent first.
+    doubled: Mutex<Vec<(u64, Arc<Incoming>)>>,
     /// Our transfers.
     moves: Moves,
     /// Numbers the requests of plain peers, who do not.
@@ -133,6 +135,7 @@ impl MercuryLink {
             waiting: Mutex::new(Vec::new()),
             outgoing: Mutex::new(HashMap::new()),
             incoming: Mutex::new(HashMap::new()),
+            doubled: Mutex::new(Vec::new()),
             moves: Moves::default(),
             next_incoming: AtomicU64::new(0),
             next_large: AtomicU64::new(0),
@@ -389,6 +392,9 @@ impl MercuryLink {
             Kind::Cancel => {
                 self.heard_now();
                 let cancelled = self.incoming.lock().remove(&head.call);
+                for doubled in self.take_doubled(head.call) {
+                    let _ = doubled.respond(&Answer::Cancelled.encode(), &[]);
+                }
                 if let Some(cancelled) = cancelled {
                     // So that its caller's receive ends too.
                     let _ = cancelled.respond(&Answer::Cancelled.encode(), &[]);
@@ -443,15 +449,26 @@ impl MercuryLink {
         }
     }
 
+    /// The further requests under a number.
+    fn take_doubled(&self, call: u64) -> Vec<Arc<Incoming>> {
+        let mut doubled = self.doubled.lock();
+        if doubled.is_empty() {
+            return Vec::new();
+        }
+        doubled.extract_if(.., |(number, _)| *number == call).map(|(_, request)| request).collect()
+    }
+
     /// Hands a request to the engine, without the first `skip` bytes of its payload.
     fn serve(&self, request: &Arc<Incoming>, call: CallId, head: RequestHead, skip: usize) {
         self.heard_now();
         let (Some(events), Some(shared)) = (self.events(), self.shared.upgrade()) else { return };
         if !head.one_way {
-            // A peer that uses a number twice gets one answer.
-            self.incoming.lock().insert(call.0, request.clone());
+            if let Some(first) = self.incoming.lock().insert(call.0, request.clone()) {
+                self.doubled.lock().push((call.0, first));
+            }
             if self.state() == state::LOST {
                 self.incoming.lock().remove(&call.0);
+                self.doubled.lock().clear();
                 return;
             }
         }
@@ -570,6 +587,7 @@ impl MercuryLink {
             }
         }
         drop(incoming);
+        self.doubled.lock().clear();
         self.waiting.lock().clear();
         self.moves.abandon();
         self.addr.lock().take();
@@ -643,12 +661,18 @@ impl Link for MercuryLink {
                 return self.lose(lost(code), true);
             }
             let _ = request.respond(&Answer::Apart.encode(), &[]);
+            for doubled in self.take_doubled(call.0) {
+                let _ = doubled.respond(&Answer::Apart.encode(), &[]);
+            }
             return;
         }
         let answer = Answer::Response.encode();
         let head: &[u8] = if kin { &answer } else { &[] };
         if let Err(code) = request.respond(head, &payload) {
             tracing::debug!(peer = %self.peer, reason = explain(code), "a response cannot be sent");
+        }
+        for doubled in self.take_doubled(call.0) {
+            let _ = doubled.respond(head, &payload);
         }
     }
 
