@@ -92,7 +92,7 @@ fn is_positive(value: &Value) -> bool {
 
 #[test]
 fn every_case_has_its_figures_in_the_json_over_each_transport() {
-    for transport in ["tcp", "sm", "same-node"] {
+    for transport in ["native+tcp", "native+sm", "same-node"] {
         let report = json(&[&QUICK[..], &["--json", "--transport", transport]].concat());
         assert_eq!(names(&report), CASES);
         for row in rows(&report) {
@@ -118,7 +118,7 @@ fn every_case_has_its_figures_in_the_json_over_each_transport() {
 
 #[test]
 fn a_thousand_clients_have_their_memory_weighed() {
-    for (transport, least) in [("tcp", 256.0), ("sm", 4096.0)] {
+    for (transport, least) in [("native+tcp", 256.0), ("native+sm", 4096.0)] {
         let arguments = ["--json", "--transport", transport, "--cases", "^crowd/64B/1000,^fair/64B/10$"];
         let report = json(&[&QUICK[..], &arguments].concat());
         assert_eq!(names(&report), ["crowd/64B/1000", "fair/64B/10"]);
@@ -126,6 +126,33 @@ fn a_thousand_clients_have_their_memory_weighed() {
         // A connection over shared memory has a page of each ring in use at least.
         assert!(many["bytes_each"].as_f64().is_some_and(|bytes| bytes > least && bytes < 1e6), "{many}");
         assert!(few["bytes_each"].is_null(), "{few}");
+    }
+}
+
+#[test]
+fn under_mercury_the_floor_is_margo_where_it_is_installed() {
+    if !mochi_sys::LINKED {
+        return println!("not tested: Mercury is not linked");
+    }
+    let is_installed = |status: std::io::Result<std::process::ExitStatus>| status.is_ok_and(|status| status.success());
+    let margo = is_installed(Command::new("pkg-config").args(["--exists", "margo"]).status());
+    for transport in ["ofi+tcp", "na+sm"] {
+        let arguments = [&QUICK[..], &["--json", "--transport", transport, "--cases", "call/64B"]].concat();
+        let report = json(&arguments);
+        assert_eq!(names(&report), ["call/64B/1", "call/64B/64"]);
+        for row in rows(&report) {
+            let floor = row["floor_of"].as_str().expect("its name");
+            assert_eq!(floor.starts_with("C Margo "), margo, "{row}");
+            assert!(is_positive(&row["floor"]) && is_positive(&row["ratio"]), "{row}");
+        }
+
+        let mut without = Command::new(env!("CARGO_BIN_EXE_mochi"));
+        without.arg("bench").args(&arguments).env_remove("PKG_CONFIG_PATH").env("PKG_CONFIG_LIBDIR", "/nonexistent");
+        let report: Value = serde_json::from_slice(&without.output().expect("the tool starts").stdout).expect("JSON");
+        for row in rows(&report) {
+            assert_eq!(row["floor_of"], "no Mercury: pkg-config does not find Margo", "{row}");
+            assert!(is_positive(&row["ratio"]), "{row}");
+        }
     }
 }
 
@@ -144,9 +171,10 @@ fn the_table_has_the_chosen_cases_only() {
 #[test]
 fn sessions_are_measured_on_request_next_to_plain_calls() {
     let few: Vec<&str> = SEALED.into_iter().filter(|name| name.contains("/64B") && !name.contains("/100")).collect();
-    for (arguments, cases) in
-        [(&["--transport", "tcp"][..], &SEALED[..]), (&["--transport", "sm", "--cases", "sealed/64B,/10$"], &few)]
-    {
+    for (arguments, cases) in [
+        (&["--transport", "native+tcp"][..], &SEALED[..]),
+        (&["--transport", "native+sm", "--cases", "sealed/64B,/10$"], &few),
+    ] {
         let report = json(&[&QUICK[..], &["--json", "--auth"], arguments].concat());
         assert_eq!(names(&report), cases);
         assert_eq!(report["mechanism"], "key");
@@ -164,7 +192,8 @@ fn a_soak_calls_over_each_transport_and_in_sessions_and_finds_nothing_grown() {
     let report = json(&["soak", "--calls", "9000", "--json"]);
     let found: Vec<_> = report.as_array().expect("a list").iter().collect();
     let names: Vec<_> = found.iter().map(|soaked| (soaked["transport"].as_str(), soaked["sealed"].as_bool())).collect();
-    let expected = ["tcp", "sm", "same-node"].map(|name| [(Some(name), Some(false)), (Some(name), Some(true))]);
+    let expected =
+        ["native+tcp", "native+sm", "same-node"].map(|name| [(Some(name), Some(false)), (Some(name), Some(true))]);
     assert_eq!(names, expected.concat());
     for soaked in found {
         assert_eq!((&soaked["calls"], &soaked["bulk"], &soaked["flat"]), (&9000.into(), &true.into(), &true.into()));
@@ -174,7 +203,7 @@ fn a_soak_calls_over_each_transport_and_in_sessions_and_finds_nothing_grown() {
         let sessions = &soaked["at_the_end"]["server"]["sessions"];
         assert_eq!(is_positive(sessions), soaked["sealed"] == true, "{soaked}");
     }
-    let text = stdout(&bench(&["soak", "--calls", "1000", "--transport", "sm", "--plain"]));
+    let text = stdout(&bench(&["soak", "--calls", "1000", "--transport", "native+sm", "--plain"]));
     assert!(text.starts_with("sm: ") && text.ends_with("flat\n") && text.lines().count() == 1, "{text}");
 }
 
@@ -194,7 +223,8 @@ fn one_run_compares_transports_with_sessions_and_without() {
     let text = stdout(&bench(&[&QUICK[..], &arguments].concat()));
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("it was written")).expect("JSON");
     let found: Vec<_> = rows(&saved).iter().map(|row| (row["transport"].as_str(), row["case"].as_str())).collect();
-    let all = ["tcp", "sm"].map(|transport| ["call/64B/1", "sealed/64B/1"].map(|case| (Some(transport), Some(case))));
+    let all = ["native+tcp", "native+sm"]
+        .map(|transport| ["call/64B/1", "sealed/64B/1"].map(|case| (Some(transport), Some(case))));
     assert_eq!(found, all.concat());
     for (transport, case) in all.concat() {
         let start = format!("| {} | `{}` | ", transport.unwrap(), case.unwrap());
@@ -206,7 +236,7 @@ fn one_run_compares_transports_with_sessions_and_without() {
 
 #[test]
 fn a_server_that_runs_already_is_measured_without_a_floor() {
-    let mut server = serve(&["serve", "tcp", "--auth"]);
+    let mut server = serve(&["serve", "--auth"]);
     let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
     let mut line = String::new();
     stdout.read_line(&mut line).expect("a line");
@@ -325,7 +355,7 @@ fn serve(arguments: &[&str]) -> Child {
 fn no_server_outlives_the_tool() {
     for (part, announced) in [
         (&["serve", "native+tcp://127.0.0.1", "--progress", "busy", "--child"][..], "127.0.0.1:"),
-        (&["serve", "sm", "--progress", "park", "--child"], "native+sm://"),
+        (&["serve", "native+sm", "--progress", "park", "--child"], "native+sm://"),
         (&["floor", "--frame", "1", "--in-flight", "1"], "127.0.0.1:"),
         (&["share", "--frame", "1", "--in-flight", "1", "--polite"], "/proc/"),
         (&["stream", "--size", "1"], "127.0.0.1:"),

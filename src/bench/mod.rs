@@ -7,7 +7,7 @@
 //! target.rs    the server that is measured: one of those, or a given one
 //! calls/       RPC echo, by one client and by many, with sessions and without
 //! bulk.rs      transfers
-//! floor/       the same bytes over a bare socket or through bare shared memory
+//! floor/       the same bytes over a bare socket or through bare shared memory; Margo, under Mercury
 //! process.rs   server processes, which end with us
 //! files.rs     open files, of which many clients need many
 //! sample.rs    times of one measurement
@@ -33,6 +33,7 @@ mod serve;
 mod soak;
 mod target;
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -45,6 +46,7 @@ use mochi_rs::program::{Outcome, say};
 
 use self::calls::Mechanism;
 use self::case::{Case, Filter};
+use self::floor::Margo;
 use self::machine::{Machine, Pins};
 use self::report::Report;
 
@@ -55,8 +57,9 @@ cases are 64 tasks of a LocalSet that do so, over one connection.
 
 The floor is the same number of payload bytes, without any header, echoed by two processes that never sleep. Under TCP it \
 is a bare socket: they read what is there and answer it with one write. Under shared memory they hand cache lines back and \
-forth, without a system call. (Both are measured with and without sched_yield; the better one counts.) Each round measures \
-case and floor. The ratio is the figure over its floor: of the median times for `/1` (1 is best, higher is slower), of the \
+forth, without a system call. (Both are measured with and without sched_yield; the better one counts.) Under Mercury's \
+transports, such as ofi+tcp and na+sm, it is C Margo on the same plugin, with its own defaults or the settings that wait as \
+--progress says, if pkg-config and cc find it; the notes say so. Each round measures case and floor. The ratio is the figure over its floor: of the median times for `/1` (1 is best, higher is slower), of the \
 calls per second for `/64` (1 is best, lower is slower). `pull` and `push` move bulk data between memory of the two \
 processes, one transfer after the other; their floor is bytes that stream over a bare socket without a pause or, under \
 shared memory, one memcpy, and the ratio is of transfers per second. All figures of a row are those of one round, the one \
@@ -80,6 +83,9 @@ a session; its floor is the network's own transfer of as much. \
 
 To measure between two hosts, run `mochi bench serve native+tcp://eth0` on one, and `mochi bench --server` with the address \
 that it prints on the other. Calls and transfers have no floor then.";
+
+/// What is measured if nothing is named, and with `--all`.
+const NATIVE: [&str; 2] = ["native+tcp", "native+sm"];
 
 const USAGE: &str =
     "mochi bench [OPTIONS]\n       mochi bench serve [OPTIONS] [ADDRESS]\n       mochi bench soak [OPTIONS]";
@@ -116,16 +122,17 @@ enum Part {
 
 #[derive(Args)]
 struct Options {
-    /// What the calls go over: `tcp` is native+tcp on the loopback interface, `sm` is native+sm, `same-node` is native+tcp
-    /// with shared memory underneath; or an address to listen on; several, with commas between
-    #[arg(long, value_delimiter = ',', default_value = "tcp")]
+    /// What the calls go over: a protocol such as native+sm or, with Mercury, ofi+tcp and na+sm, which for TCP keeps to
+    /// the loopback interface; `same-node` for native+tcp with shared memory underneath; or an address to listen on;
+    /// several, with commas between
+    #[arg(long, value_delimiter = ',', default_value = NATIVE[0])]
     transport: Vec<String>,
 
     /// Call the `mochi bench serve` of this address, instead of servers on this host
     #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["transport", "pin"])]
     server: Option<String>,
 
-    /// All there is: tcp and sm (unless --transport says otherwise), without sessions and with
+    /// All there is: native+tcp and native+sm (unless --transport says otherwise), without sessions and with
     #[arg(long)]
     all: bool,
 
@@ -185,6 +192,8 @@ struct Setup<'a> {
     transport: &'a str,
     /// For servers and clients of cases that are about sessions.
     auth: Option<Mechanism>,
+    /// Under transports of Mercury's: Margo, or why it cannot be measured.
+    margo: Option<&'a Result<Margo, String>>,
 }
 
 impl Default for Options {
@@ -204,8 +213,8 @@ impl Options {
             let address: Address = server.parse()?;
             return Ok(vec![address.protocol().to_owned()]);
         }
-        if self.all && self.transport == ["tcp"] {
-            return Ok(["tcp", "sm"].map(str::to_owned).into());
+        if self.all && self.transport == NATIVE[..1] {
+            return Ok(NATIVE.map(str::to_owned).into());
         }
         Ok(self.transport.clone())
     }
@@ -281,12 +290,15 @@ fn measure(options: &Options) -> Outcome {
     }
     let mut rows = Vec::new();
     let count = transports.len() * cases.len();
+    let margo = OnceCell::new();
     for transport in &transports {
+        let wanted = options.server.is_none() && floor::is_mercurys(transport);
+        let margo = wanted.then(|| margo.get_or_init(Margo::build));
         for &case in &cases {
             let auth = case.sealed.then(|| options.auth.unwrap_or(Mechanism::Key));
             let number = rows.len() + 1;
             let show = |round: u32| show_progress(number, count, case, round, options.rounds);
-            let row = rounds::measure(&Setup { options, transport, auth }, case, show);
+            let row = rounds::measure(&Setup { options, transport, auth, margo }, case, show);
             clear_progress();
             rows.push(row?);
         }

@@ -23,9 +23,12 @@ impl Server {
     pub(super) fn start(part: &str, arguments: &[String]) -> Outcome<Self> {
         let program =
             env::current_exe().map_err(|error| format!("cannot find this program to start its server: {error}"))?;
-        let child = Command::new(program)
-            .args(["bench", part])
-            .args(arguments)
+        Self::spawn(Command::new(program).args(["bench", part]).args(arguments))
+    }
+
+    /// Starts a program that prints its address, or why there is none, and ends when its standard input does.
+    pub(super) fn spawn(command: &mut Command) -> Outcome<Self> {
+        let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -94,5 +94,6 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, show: impl Fn(u32)) -> Outc
         bytes_each,
         slowest: figure.slowest,
         cipher_us,
+        floor_of: floor.as_ref().and_then(|_| floor::name(setup, case)),
     })
 }

@@ -48,9 +48,9 @@ impl State {
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Where to listen: `tcp` is native+tcp on the loopback interface, `native+tcp://eth0` an interface; clients of this
-    /// node stay on TCP, too
-    #[arg(default_value = "tcp")]
+    /// Where to listen: `native+tcp` is the loopback interface, `native+tcp://eth0` another one; clients of this node stay on
+    /// TCP, too
+    #[arg(default_value = "native+tcp")]
     address: String,
 
     /// How to wait

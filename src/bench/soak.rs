@@ -55,7 +55,7 @@ const SETTLED_AFTER: Duration = Duration::from_secs(10);
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// What the calls go over, as for `mochi bench`; several, with commas between
-    #[arg(long, value_delimiter = ',', default_value = "tcp,sm,same-node")]
+    #[arg(long, value_delimiter = ',', default_value = "native+tcp,native+sm,same-node")]
     transport: Vec<String>,
 
     /// Soak the `mochi bench serve --auth` of this address, instead of servers on this host
@@ -157,7 +157,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut all = Vec::new();
     for transport in &options.transports()? {
         for auth in [None, Some(arguments.auth)].into_iter().take(if arguments.plain { 1 } else { 2 }) {
-            let setup = Setup { options: &options, transport, auth };
+            let setup = Setup { options: &options, transport, auth, margo: None };
             let mut target = Target::start(&setup)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let soaked = runtime.block_on(soak(&setup, target.address(), arguments.calls));

@@ -1,8 +1,10 @@
-//! The floors of calls and bulk transfers: the same bytes, moved by the same means, and nothing else.
+//! The floors of calls and bulk transfers: the same bytes, moved by the same means, and nothing else. Under Mercury, where
+//! Margo is installed, it is Margo.
 
 pub(super) mod cipher;
 mod copy;
 mod mapping;
+mod margo;
 pub(super) mod shared;
 pub(super) mod stream;
 pub(super) mod tcp;
@@ -11,6 +13,7 @@ mod waiting;
 use margo_rs::Address;
 use mochi_rs::program::Outcome;
 
+pub(super) use self::margo::Margo;
 use self::waiting::Waiting;
 use super::case::{Case, Kind};
 use super::rounds::Span;
@@ -46,6 +49,9 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Opti
     if setup.options.server.is_some() {
         return Ok(None);
     }
+    if let Some(Ok(margo)) = setup.margo {
+        return margo.measure(setup, case, span).map(Some);
+    }
     let moves = matches!(case.kind, Kind::Pull | Kind::Push);
     let sample = match ground(setup.transport) {
         None => return Ok(None),
@@ -55,6 +61,20 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Opti
         Some(Ground::SharedMemory) => better(setup, case, span, shared::measure)?,
     };
     Ok(Some(sample))
+}
+
+/// Whether a transport is one of Mercury's, which others than us can use.
+pub(super) fn is_mercurys(transport: &str) -> bool {
+    transport != SAME_NODE && transport.parse().is_ok_and(|address: Address| !address.protocol().starts_with("native+"))
+}
+
+/// What the floor of the case is, where it depends on what is installed.
+pub(super) fn name(setup: &Setup<'_>, case: Case) -> Option<String> {
+    let is_bare = !case.sealed && matches!(case.kind, Kind::Call | Kind::Pull | Kind::Push);
+    match setup.margo.filter(|_| is_bare && setup.options.server.is_none())? {
+        Ok(margo) => Some(margo.name()),
+        Err(reason) => ground(setup.transport).map(|_| format!("no Mercury: {reason}")),
+    }
 }
 
 /// The better of spinning without end and of giving the processor to others between two looks, which is slower unless
@@ -116,6 +136,12 @@ mod tests {
         for memory in ["sm", "native+sm", "na+sm", "same-node"] {
             assert_eq!(ground(memory), Some(Ground::SharedMemory), "{memory}");
         }
+        assert!(
+            is_mercurys("ofi+tcp://127.0.0.1")
+                && is_mercurys("na+sm")
+                && !is_mercurys("native+tcp")
+                && !is_mercurys(SAME_NODE)
+        );
         assert_eq!(ground("ofi+verbs"), None);
         assert_eq!(ground("ofi+cxi"), None);
     }

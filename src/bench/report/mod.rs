@@ -41,6 +41,8 @@ pub(super) struct Row {
     pub(super) bytes_per_s: f64,
     /// The floor's `p50_us` or `per_s`, by the case's aspect.
     pub(super) floor: Option<f64>,
+    /// What the floor is, where that depends on what is installed.
+    pub(super) floor_of: Option<String>,
     /// Figure over floor.
     pub(super) ratio: Option<f64>,
     /// Memory that the server took for each client or session, in bytes.
@@ -123,7 +125,8 @@ impl Row {
         let bytes = self.bytes_each.map(|bytes| format!("{} a {one}", Bytes(bytes)));
         let slowest = self.slowest.map(|part| format!("slowest client {part:.2}"));
         let cipher = self.cipher_us.map(|time| format!("cipher {} µs", Micros(time)));
-        let notes: Vec<String> = bytes.into_iter().chain(slowest).chain(cipher).collect();
+        let floor = self.floor_of.as_ref().map(|floor| format!("floor: {floor}"));
+        let notes: Vec<String> = bytes.into_iter().chain(slowest).chain(cipher).chain(floor).collect();
         notes.join(", ")
     }
 }
