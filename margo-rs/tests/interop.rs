@@ -11,17 +11,37 @@ use margo_rs::{Blame, CallError, Endpoint, Engine, HgString, Provider, ProviderI
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 const GREET: Rpc<HgString, HgString> = Rpc::new("greet");
+const DOUBLE: Rpc<Vec<f64>, Vec<f64>> = Rpc::new("double");
+const VALUES: Rpc<Values, Values> = Rpc::new("values");
 const PROVIDER: ProviderId = ProviderId::new(42);
 const LONG: Duration = Duration::from_secs(60);
 
 const OFI_TCP: &str = "ofi+tcp://127.0.0.1";
 const NA_SM: &str = "na+sm";
+
+/// Values of all sizes, as a struct of C's.
+type Values = (bool, i8, u16, i32, u64, f32, f64);
+const SOME: Values = (true, -8, 65534, -70_000, 1 << 60, 1.5, 1e300);
+
+/// The values with each one changed, as the peers change them: nobody shall take an echo for an understanding.
+fn changed((flag, tiny, small, medium, large, single, twice): Values) -> Values {
+    (!flag, tiny - 1, small + 1, medium * 2, large + 1, single / 2.0, twice * 4.0)
+}
+
+fn doubled(values: Vec<f64>) -> Vec<f64> {
+    values.into_iter().map(|value| value * 2.0).collect()
+}
+
+fn numbers() -> Vec<f64> {
+    (0..40_000).map(f64::from).collect()
+}
 
 /// A peer that is ended with the test.
 struct Process {
@@ -75,8 +95,12 @@ fn build(source: &str, compiler: &str, package: &str, name: &str) -> Option<Path
 }
 
 fn start(program: &Path, protocol: &str) -> (Process, String) {
+    start_as(program, "serve", protocol)
+}
+
+fn start_as(program: &Path, role: &str, protocol: &str) -> (Process, String) {
     let mut child =
-        Command::new(program).args(["serve", protocol]).stdout(Stdio::piped()).spawn().expect("the peer starts");
+        Command::new(program).args([role, protocol]).stdout(Stdio::piped()).spawn().expect("the peer starts");
     let mut address = String::new();
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
     out.read_line(&mut address).expect("the peer prints its address");
@@ -95,6 +119,8 @@ fn server(protocol: &str) -> (Engine, Provider) {
     let server = Engine::builder(protocol).rpc_threads(2).listen().wait().expect("listening works");
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).expect("free");
     server.register(ECHO, |_, blob| async move { Ok(blob) }).expect("free");
+    server.register(VALUES, |_, values| async move { Ok(changed(values)) }).expect("free");
+    server.register(DOUBLE, |_, values| async move { Ok(doubled(values)) }).expect("free");
     server.register(GREET, |_, name| async move { Ok(greeting(name)) }).expect("free");
     let provider = server.provider(PROVIDER).identity("adder").expect("free");
     provider.register(SUM, |_, (a, b)| async move { Ok(a + b + 42) }).expect("free");
@@ -127,6 +153,8 @@ fn call_margo(to: &Endpoint, ours: &Engine) {
     assert_eq!(to.provider(PROVIDER).call(SUM, &(40, -2)).wait().unwrap(), 80);
     let greeted = to.call(GREET, &HgString::new("Rust")).wait().unwrap();
     assert_eq!(greeted.into_string().as_deref(), Some("hello, Rust"));
+    assert_eq!(to.call(VALUES, &SOME).wait().unwrap(), changed(SOME));
+    assert!(to.call(DOUBLE, &numbers()).wait().unwrap() == doubled(numbers()));
     for size in [0, 1, 4000, 4048, 4049, 4056, 4064, 4080, 5000, 300_000] {
         assert!(to.call(ECHO, &pattern(size)).wait().unwrap() == pattern(size), "{size} bytes");
     }
@@ -170,12 +198,14 @@ fn a_margo_client_calls(name: &'static str, protocol: &str) {
     watchdog(name);
     let Some(program) = build("peer.c", "cc", "margo", name) else { return };
     let (server, _provider) = server(protocol);
-    server.enable_remote_shutdown(|_| true);
+    // Not the first time it is asked.
+    let asked = AtomicBool::new(false);
+    server.enable_remote_shutdown(move |_| asked.swap(true, Ordering::Relaxed));
     let Output { status, stdout, stderr } =
         Command::new(&program).args(["call", server.address().as_str()]).output().expect("the peer starts");
     let (told, log) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{status}: {told}\n{log}");
-    assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), 12, "{told}");
+    assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), 16, "{told}");
     server.wait().wait();
 }
 
@@ -198,7 +228,7 @@ fn a_margo_server_that_dies_is_noticed(name: &'static str, protocol: &str) {
 
 const THALLIUM_SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const THALLIUM_GREET: Rpc<String, String> = Rpc::new("greet");
-const DOUBLE: Rpc<Vec<f64>, Vec<f64>> = Rpc::new("double");
+const JOIN: Rpc<Vec<String>, String> = Rpc::new("join");
 
 fn a_thallium_server_is_called(name: &'static str, protocol: &str) {
     watchdog(name);
@@ -209,9 +239,13 @@ fn a_thallium_server_is_called(name: &'static str, protocol: &str) {
     let thallium = to.provider(ProviderId::THALLIUM);
     assert_eq!(thallium.call(THALLIUM_SUM, &(40, -2)).wait().unwrap(), 38);
     assert_eq!(thallium.call(THALLIUM_GREET, &"Rust".to_owned()).wait().unwrap(), "hello, Rust");
-    let values: Vec<f64> = (0..40_000).map(f64::from).collect();
-    let doubled = thallium.call(DOUBLE, &values).wait().unwrap();
-    assert!(doubled.iter().zip(&values).all(|(twice, once)| *twice == once * 2.0) && doubled.len() == values.len());
+    assert!(thallium.call(DOUBLE, &numbers()).wait().unwrap() == doubled(numbers()));
+    assert_eq!(thallium.call(VALUES, &SOME).wait().unwrap(), changed(SOME));
+    let words = ["a", "", "longer"].map(str::to_owned).to_vec();
+    assert_eq!(thallium.call(JOIN, &words).wait().unwrap(), "alonger");
+    let adder = to.provider(PROVIDER);
+    assert_eq!(adder.call(THALLIUM_SUM, &(40, -2)).wait().unwrap(), 80);
+    assert_eq!(adder.identity().wait().unwrap().as_deref(), Some("adder"));
     // Without Thallium's provider there is nothing.
     assert!(matches!(to.call(THALLIUM_SUM, &(1, 1)).wait(), Err(CallError::NoSuchRpc { .. })));
     to.shutdown_remote().wait().unwrap();
@@ -227,14 +261,44 @@ fn a_thallium_client_calls(name: &'static str, protocol: &str) {
     let provider = server.provider(ProviderId::THALLIUM);
     provider.register(THALLIUM_SUM, |_, (a, b)| async move { Ok(a + b) }).expect("free");
     provider.register(THALLIUM_GREET, |_, name| async move { Ok(format!("hello, {name}")) }).expect("free");
-    let double = |values: Vec<f64>| values.into_iter().map(|value| value * 2.0).collect();
-    provider.register(DOUBLE, move |_, values| async move { Ok(double(values)) }).expect("free");
+    provider.register(DOUBLE, |_, values| async move { Ok(doubled(values)) }).expect("free");
+    provider.register(VALUES, |_, values| async move { Ok(changed(values)) }).expect("free");
+    provider.register(JOIN, |_, words| async move { Ok(words.concat()) }).expect("free");
+    let fail: Rpc<(), ()> = Rpc::new("fail");
+    provider.register(fail, |_, ()| async { Err("as asked".into()) }).expect("free");
+    let hang: Rpc<(), ()> = Rpc::new("hang");
+    provider.register(hang, |_, ()| std::future::pending()).expect("free");
+    let adder = server.provider(PROVIDER).identity("adder").expect("free");
+    adder.register(THALLIUM_SUM, |_, (a, b)| async move { Ok(a + b + 42) }).expect("free");
     let Output { status, stdout, stderr } =
         Command::new(&program).args(["call", server.address().as_str()]).output().expect("the peer starts");
     let (told, log) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{status}: {told}\n{log}");
-    assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), 4, "{told}");
+    assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), 10, "{told}");
     server.wait().wait();
+}
+
+fn a_margo_server_that_is_not_to_be_ended_refuses(name: &'static str, protocol: &str) {
+    watchdog(name);
+    let Some(program) = build("peer.c", "cc", "margo", name) else { return };
+    let (_process, address) = start_as(&program, "stay", protocol);
+    let client = client(protocol);
+    let to = client.lookup(&address).wait().unwrap();
+    match to.shutdown_remote().wait() {
+        Err(error @ CallError::Rejected { .. }) => assert!(error.to_string().contains("shutdown"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(to.call(SUM, &(1, 1)).wait().unwrap(), 2);
+}
+
+#[test]
+fn a_margo_server_that_is_not_to_be_ended_refuses_over_ofi_tcp() {
+    a_margo_server_that_is_not_to_be_ended_refuses("margo_stays_tcp", OFI_TCP);
+}
+
+#[test]
+fn a_margo_server_that_is_not_to_be_ended_refuses_over_na_sm() {
+    a_margo_server_that_is_not_to_be_ended_refuses("margo_stays_sm", NA_SM);
 }
 
 #[test]
