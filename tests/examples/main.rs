@@ -1,5 +1,6 @@
 //! The staged example pairs as their users run them: whole processes, a real munged, and everything that goes wrong.
 
+mod c_programs;
 mod failures;
 mod full;
 mod full_failures;
