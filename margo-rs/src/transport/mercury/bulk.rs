@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Memory that Mercury knows: ours, to be reached by peers or to be the local end of transfers, or a peer's.
 pub(super) struct Bulk {
@@ -173,12 +174,14 @@ impl Operation {
             Direction::Pull => hg::HG_BULK_PULL,
             Direction::Push => hg::HG_BULK_PUSH,
         };
+        let fabric = &way.remote.fabric;
+        fabric.moving.fetch_add(1, Ordering::AcqRel);
         let mut name = ptr::null_mut();
         // SAFETY: context, address and handles are alive and of one class, and held until the callback comes, which it
         // does once if this succeeds. The name is written to a valid place.
         let code = unsafe {
             hg::HG_Bulk_transfer(
-                way.remote.fabric.context.as_ptr(),
+                fabric.context.as_ptr(),
                 Some(on_ended),
                 held.cast(),
                 direction,
@@ -192,6 +195,7 @@ impl Operation {
             )
         };
         succeed(code).inspect_err(|_| {
+            fabric.moving.fetch_sub(1, Ordering::AcqRel);
             // SAFETY: it was made from a box just now, and no callback comes after a failure: the transfer is of one
             // piece, so that nothing of it was begun.
             drop(unsafe { Box::from_raw(held) });

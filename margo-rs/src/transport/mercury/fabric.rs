@@ -17,7 +17,7 @@ use std::ffi::{CStr, CString, c_void};
 use std::os::fd::{BorrowedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Mercury's `hg_return_t`, numbered as in the headers compiled against. A peer may send any other number.
@@ -82,6 +82,8 @@ pub(super) struct Fabric {
     number: OnceLock<(u8, String)>,
     /// Transfers that have ended, until Mercury has let go of what they held.
     ended: Mutex<Vec<Over>>,
+    /// Transfers in flight.
+    pub(super) moving: AtomicUsize,
 }
 
 // SAFETY: Mercury's functions may be called from any thread, since a class is never started with
@@ -157,6 +159,7 @@ impl Fabric {
             descriptor: (descriptor >= 0).then_some(descriptor),
             given,
             ended: Mutex::new(Vec::new()),
+            moving: AtomicUsize::new(0),
             number: OnceLock::new(),
         })
     }
@@ -170,6 +173,7 @@ impl Fabric {
 
     /// Keeps a transfer that has ended until Mercury's callback has returned.
     pub(super) fn has_ended(&self, over: Over) {
+        self.moving.fetch_sub(1, Ordering::AcqRel);
         self.ended.lock().push(over);
         // On a context that is not ours, others trigger, too.
         if self.given.is_some()

@@ -42,6 +42,11 @@ impl Grants {
         Ok(())
     }
 
+    /// Whether no peer has any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.lock().is_empty()
+    }
+
     /// The peer has given one up.
     pub(super) fn release(&self, link: u64, call: u64) {
         let mut held = self.held.lock();

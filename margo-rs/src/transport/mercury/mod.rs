@@ -600,6 +600,11 @@ impl Transport for MercuryTransport {
             return;
         }
         let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
+        let is_moving = fabric.as_ref().is_some_and(|fabric| fabric.moving.load(Ordering::Acquire) > 0);
+        if is_moving || !self.shared.grants.is_empty() {
+            // Where software moves the bytes, it does so in small steps inside of progress, on both sides.
+            wait = wait.min(BLIND_WAIT);
+        }
         let mut descriptors = vec![PollFd::new(&self.shared.wake, PollFlags::IN)];
         if let Some(fabric) = &fabric {
             match fabric.descriptor() {
