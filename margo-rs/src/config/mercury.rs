@@ -59,7 +59,8 @@ pub struct MercuryConfig {
     /// Whether Mercury prints statistics at exit, if it was built for that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stats: Option<bool>,
-    /// Whether the plugin never blocks, and looks all the time instead.
+    /// Whether the plugin never blocks, and looks all the time instead. By default it does so over libfabric where the
+    /// engine is [`Busy`](crate::Progress::Busy). Over `na+sm` all processes must have the same, or they cannot reach each other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub na_no_block: Option<bool>,
     /// Whether an operation that finds its queue full fails instead of being tried again.

@@ -251,6 +251,8 @@ impl Builder {
             same_node: self.same_node,
             mercury: self.mercury.as_ref(),
             #[cfg(mercury)]
+            busy: self.progress == Progress::Busy,
+            #[cfg(mercury)]
             given: self.given,
         };
         let started = transport::start(&address, listening, options)?;

@@ -32,9 +32,19 @@ pub(crate) struct Options<'a> {
     pub(crate) same_node: bool,
     /// For Mercury alone.
     pub(crate) mercury: Option<&'a MercuryConfig>,
+    /// The engine never parks while anything is in flight.
+    #[cfg(mercury)]
+    pub(crate) busy: bool,
     /// A Mercury that runs already.
     #[cfg(mercury)]
     pub(crate) given: Option<GivenContext>,
+}
+
+/// Whether an engine that is busy may spare the network the trouble of waking who waits. Not over Mercury's shared memory:
+/// there, processes that can be woken and such that cannot do not reach each other.
+#[cfg(mercury)]
+fn may_not_block(protocol: &str, config: &MercuryConfig) -> bool {
+    protocol.starts_with("ofi+") && config.auto_sm != Some(true)
 }
 
 /// Starts the transport of an address. Blocks while a host name is resolved.
@@ -55,8 +65,16 @@ pub(crate) fn start(address: &Address, listening: bool, options: Options<'_>) ->
                 }
                 MercuryTransport::on(given, address, limits.clone(), listening)?
             }
-            None if listening => MercuryTransport::listen(address, limits.clone(), config)?,
-            None => MercuryTransport::client(address, limits.clone(), config)?,
+            None => {
+                let mut config = config.clone();
+                if options.busy && may_not_block(address.protocol(), &config) {
+                    config.na_no_block.get_or_insert(true);
+                }
+                match listening {
+                    true => MercuryTransport::listen(address, limits.clone(), &config)?,
+                    false => MercuryTransport::client(address, limits.clone(), &config)?,
+                }
+            }
         });
         let (transport, config) = (mercury.clone(), mercury.config().clone());
         let set_acceptor = Box::new(move |acceptor| mercury.set_acceptor(acceptor));

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use margo_rs::codec::Blob;
-use margo_rs::{Config, Engine, ListenError, Wait};
+use margo_rs::{Config, Engine, ListenError, Progress, Wait};
 
 /// A server and a client with that section, and what is in effect at the server after calls between them.
 fn call_with(address: &str, section: &str) -> Config {
@@ -51,6 +51,25 @@ fn options_take_effect_one_by_one() {
                 assert_eq!(config["mercury"][key], *value, "{section}");
             }
         }
+    });
+}
+
+/// libfabric's waiting is each process's own affair; shared memory's is not, and a busy server has clients that park.
+#[test]
+fn a_busy_engine_has_a_network_that_wakes_nobody() {
+    with_mercury("busy", || {
+        for (address, expected) in [(OFI_TCP, true), (NA_SM, false)] {
+            let server =
+                with_handlers(engine(address).progress(Progress::Busy).listen().wait().expect("listening works"));
+            let config: serde_json::Value = serde_json::from_str(&server.config().to_string()).expect("JSON");
+            assert_eq!(config["mercury"]["na_no_block"], expected, "{address}");
+            let client = engine(address).progress(Progress::Park).connect().expect("a client starts");
+            assert_eq!(lookup(&client, &server).call(SUM, &(40, 2)).wait().expect("they reach each other"), 42);
+        }
+        let said = engine(OFI_TCP).progress(Progress::Busy).config_json(r#"{"mercury": {"na_no_block": false}}"#);
+        let server = said.expect("right").listen().wait().expect("listening works");
+        let config: serde_json::Value = serde_json::from_str(&server.config().to_string()).expect("JSON");
+        assert_eq!(config["mercury"]["na_no_block"], false, "what is said counts");
     });
 }
 
