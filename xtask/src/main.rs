@@ -9,6 +9,7 @@ mod munged;
 mod prepare;
 mod process;
 mod test;
+mod valgrind;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ struct Arguments {
 enum Task {
     /// Install what is missing, build, run every staged example pair over loopback TCP and show what each printed
     Demo,
+    /// Run the conformance suite over Mercury under valgrind: some ten minutes
+    Valgrind,
     /// Install what is missing, then run all tests, doc tests and fuzz targets
     Test {
         /// How long each fuzz target runs
@@ -47,6 +50,7 @@ enum Task {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Demo => demo::run(),
+        Task::Valgrind => valgrind::run(),
         Task::Test { fuzz_seconds, kill_seconds } => {
             test::run(Duration::from_secs(fuzz_seconds), Duration::from_secs(kill_seconds))
         }
