@@ -81,7 +81,8 @@ fn a_configuration_that_cannot_be_used_is_named_with_its_key() {
     fs::write(&wrong, r#"{"limits": {"max_message": "a lot"}}"#).expect("a file");
     fs::write(&broken, r#"{"limits""#).expect("a file");
     for (path, reason) in [(wrong, "`limits.max_message`"), (broken, "not JSON"), (absent, "cannot be read")] {
-        let error = run("full_server", &[PROTOCOL, "--config", &path]).one_error_line();
+        let ended = run("full_server", &[PROTOCOL, "--config", &path]);
+        let error = ended.one_error_line();
         assert!(error.contains(reason) && error.contains(&path), "{error}");
     }
 }
