@@ -21,8 +21,10 @@ pub struct Limits {
     pub max_bytes: u64,
     /// Requests in flight in the whole engine. Default 65,536.
     pub max_in_flight_total: usize,
-    /// Payload bytes of requests in flight in the whole engine, and again as many of messages that are still arriving.
-    /// Default 1 GiB.
+    /// Payload bytes of requests in flight in the whole engine, and again as many of messages that are still arriving or
+    /// held. Again as many of responses that wait for slow peers, over each transport: past that, a connection gets no
+    /// more requests handled while 1 MiB of its responses waits, and one whose peer then reads less than 256 KiB in
+    /// [`Limits::stall_timeout`] is closed. Default 1 GiB.
     pub max_bytes_total: u64,
     /// Bytes of responses waiting for one slow peer, past which no more of its requests are handled: they are kept, up to
     /// the other limits here, and all else that comes from it goes on. What handlers are at work on comes on top: at

@@ -158,19 +158,28 @@ impl Pair {
         tcp.set_acceptor(doors[0].clone());
         let sm = sm_server(limits.clone(), &doors[1]);
         let [at_tcp, at_sm] = doors;
-        [
-            Self::up(Box::new(tcp), Box::new(TcpTransport::client(limits.clone(), 2).unwrap()), &at_tcp),
-            Self::up(Box::new(sm), Box::new(SmTransport::client(limits.clone(), 2).unwrap()), &at_sm),
-        ]
+        [Self::up(Box::new(tcp), limits, &at_tcp), Self::up(Box::new(sm), limits, &at_sm)]
     }
 
-    fn up(server: Box<dyn Transport>, client: Box<dyn Transport>, door: &Door) -> Self {
-        let end = End::new(door.size);
-        client.connect(&server.address(), end.clone()).unwrap();
-        let both_up = || end.is_up() && door.end(0).is_some_and(|end| end.is_up());
-        poll_until(&[&*server, &*client], "the link comes up", both_up);
-        let ends = [door.end(0).unwrap(), end.clone()];
+    fn up(server: Box<dyn Transport>, limits: &Limits, door: &Door) -> Self {
+        let (client, caller) = Self::client(&*server, limits, door.size);
+        let both_up = || door.end(0).is_some_and(|end| end.is_up());
+        poll_until(&[&*server, &*client], "the server's end comes up", both_up);
+        let ends = [door.end(0).unwrap(), caller];
         Self { server, client, ends }
+    }
+
+    /// A client of the same sort as the server, and its end of a link to it.
+    fn client(server: &dyn Transport, limits: &Limits, size: Size) -> (Box<dyn Transport>, Arc<End>) {
+        let address = server.address();
+        let client: Box<dyn Transport> = match address.protocol() {
+            "native+sm" => Box::new(SmTransport::client(limits.clone(), 2).unwrap()),
+            _ => Box::new(TcpTransport::client(limits.clone(), 2).unwrap()),
+        };
+        let end = End::new(size);
+        client.connect(&address, end.clone()).unwrap();
+        poll_until(&[server, &*client], "the link comes up", || end.is_up());
+        (client, end)
     }
 
     fn poll_until(&self, what: &str, is_so: impl Fn() -> bool) {
@@ -298,5 +307,26 @@ fn a_closed_link_keeps_nothing_that_was_to_be_written() {
         assert_eq!(link.queued(), 0);
         link.respond(CallId(3), Buffer::copy_from(&[1; 100]), Flush::Later);
         assert_eq!(link.queued(), 0);
+    }
+}
+
+#[test]
+fn a_peer_that_reads_nothing_of_what_all_may_hold_is_closed_and_others_are_served() {
+    let mut limits = Limits::default();
+    limits.max_bytes_total = 4 << 20;
+    limits.stall_timeout = Duration::from_millis(200);
+    for pair in Pair::both(&limits, |_| 3 << 20) {
+        let [served, caller] = &pair.ends;
+        (1..=8).for_each(|call| caller.ask(call));
+        caller.link().flush();
+        let (client, honest) = Pair::client(&*pair.server, &limits, |_| 0);
+        poll_until(&[&*pair.server], "requests come", || served.requests().len() >= 2);
+        honest.ask(1);
+        poll_until(&[&*client, &*pair.server], "another is served meanwhile", || honest.answers() == 1);
+        poll_until(&[&*pair.server], "the peer is closed", || served.lost.lock().unwrap().is_some());
+        assert_eq!(served.requests(), [1, 2], "far less than a connection alone may have");
+        assert!(served.lost.lock().unwrap().as_ref().unwrap().contains("does not read its answers"));
+        (2..=9).for_each(|call| honest.ask(call));
+        poll_until(&[&*client, &*pair.server], "the memory is there again", || honest.answers() == 9);
     }
 }

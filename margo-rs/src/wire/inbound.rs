@@ -25,7 +25,7 @@ pub struct InboundLimits {
     pub max_messages: usize,
 }
 
-/// Bytes of requests that all connections of an engine together may hold while they are still arriving.
+/// Bytes that all connections of an engine together may hold: of requests while they are still arriving, or of answers.
 #[derive(Debug)]
 pub struct Budget {
     claimed: AtomicU64,
@@ -45,6 +45,16 @@ impl Budget {
         }
         self.release(bytes);
         false
+    }
+
+    /// Takes `bytes` whether they are there or not.
+    pub fn take(&self, bytes: u64) {
+        self.claimed.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Whether more is taken than there is.
+    pub fn is_exhausted(&self) -> bool {
+        self.claimed() > self.max
     }
 
     /// Gives back what was claimed.

@@ -23,6 +23,7 @@
 //! once, for a longer one after the owner's push ready; the transfer end comes when all is in place. Data frames of
 //! transfers that are not known (any more) are read and thrown away.
 
+mod backlog;
 mod frame;
 mod held;
 mod hello;
@@ -30,6 +31,7 @@ mod inbound;
 mod outbound;
 mod transfers;
 
+pub use backlog::Backlog;
 pub use frame::{Header, Kind, RequestHead, TransferHead, WireError};
 pub use held::{Held, HeldRequest};
 pub use hello::{EXTRA_LEN, HELLO_LEN, Hello, PROTOCOL_VERSION};

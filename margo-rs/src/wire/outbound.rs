@@ -31,6 +31,8 @@ pub struct Outbound {
     queued_large: HashSet<(Kind, u64)>,
     /// Payload bytes of `large` that are not yet cut into a write.
     large_bytes: usize,
+    /// Bytes that responses hold which are or were in `large`, until nothing more of them is to be written.
+    large_responses: usize,
     /// What the write under way belongs to, and whether its message was given up meanwhile.
     in_write: Option<(Kind, u64, bool)>,
     /// Bulk data, which is not copied here: it takes turns with itself and with `large`.
@@ -171,6 +173,7 @@ impl Outbound {
             large: VecDeque::new(),
             queued_large: HashSet::new(),
             large_bytes: 0,
+            large_responses: 0,
             in_write: None,
             data: VecDeque::new(),
             data_in_write: None,
@@ -193,6 +196,11 @@ impl Outbound {
     /// Bytes queued and not yet given to a write, without those that stay in their regions.
     pub fn queued(&self) -> usize {
         self.batch.len() + self.large_bytes
+    }
+
+    /// Memory that responses take, in bytes: a large one counts whole until all of it was written.
+    pub fn response_memory(&self) -> usize {
+        self.batch_responses + self.large_responses
     }
 
     /// Whether more than `max` bytes of responses are queued.
@@ -358,9 +366,10 @@ impl Outbound {
         // Nothing is known of the write if everything was forgotten meanwhile.
         let Some((_, _, given_up)) = self.in_write.take() else { return };
         if large.sent == large.payload.len() {
-            return;
+            return self.response_ends(&large);
         }
         if given_up {
+            self.response_ends(&large);
             self.large_bytes -= large.payload.len() - large.sent;
             // For a request, `cancel` has queued the cancel already.
             if large.head.is_none() {
@@ -393,6 +402,9 @@ impl Outbound {
 
     fn push_large(&mut self, large: Large) {
         self.large_bytes += large.payload.len();
+        if large.head.is_none() {
+            self.large_responses += large.payload.len();
+        }
         self.queued_large.insert((large.kind(), large.call));
         self.large.push_back(large);
     }
@@ -442,7 +454,15 @@ impl Outbound {
         };
         let Some(large) = self.large.remove(at) else { return false };
         self.large_bytes -= large.payload.len() - large.sent;
+        self.response_ends(&large);
         large.sent == 0
+    }
+
+    /// Nothing more of a large message is to be written.
+    fn response_ends(&mut self, large: &Large) {
+        if large.head.is_none() {
+            self.large_responses -= large.payload.len();
+        }
     }
 }
 

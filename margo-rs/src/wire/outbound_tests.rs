@@ -85,7 +85,7 @@ proptest! {
             }
         }
         let wire = drain(&mut outbound, write_step);
-        prop_assert!(outbound.is_empty() && outbound.queued() == 0);
+        prop_assert!(outbound.is_empty() && outbound.queued() == 0 && outbound.response_memory() == 0);
         let mut seen = receive(&mut inbound(), &wire, read_step);
         let key = |seen: &Seen| match seen {
             Seen::Request(call, ..) | Seen::Response(call, ..) | Seen::Cancel(call) => *call,
@@ -178,7 +178,7 @@ fn a_cancelled_large_request_sends_no_further_chunk() {
     assert!(receive(&mut inbound, &first, usize::MAX).is_empty());
     assert_eq!(receive(&mut inbound, &rest, usize::MAX), [Seen::Cancel(1)]);
     assert!(!inbound.is_mid_message());
-    assert_eq!(outbound.queued(), 0);
+    assert_eq!((outbound.queued(), outbound.response_memory()), (0, 0));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_large_request_cancelled_before_its_first_chunk_leaves_no_trace() {
     let mut outbound = Outbound::new(FRAME);
     outbound.request(1, head(false), vec![1; 1 << 20].into());
     outbound.cancel(1);
-    assert!(outbound.is_empty() && outbound.queued() == 0);
+    assert!(outbound.is_empty() && outbound.queued() == 0 && outbound.response_memory() == 0);
 }
 
 #[test]
@@ -206,6 +206,7 @@ fn an_aborted_response_is_forgotten_by_the_receiver() {
             outbound.abort_response(1);
             outbound.written(&mut job);
         }
+        assert_eq!(outbound.response_memory(), 0);
         wire.extend(drain(&mut outbound, usize::MAX));
         assert!(receive(&mut inbound, &wire, usize::MAX).is_empty());
         assert!(!inbound.is_mid_message());
@@ -232,7 +233,7 @@ fn a_queue_forgotten_during_a_write_stays_empty() {
     let length = job.slices().concat().len();
     job.advance(length);
     outbound.written(&mut job);
-    assert!(outbound.is_empty() && outbound.queued() == 0);
+    assert!(outbound.is_empty() && outbound.queued() == 0 && outbound.response_memory() == 0);
     assert!(!outbound.next_write(&mut job));
 }
 
@@ -248,4 +249,20 @@ fn requests_do_not_count_as_responses_that_pile_up() {
     assert!(outbound.has_responses_beyond(20_000) && !outbound.has_responses_beyond(21_000));
     drain(&mut outbound, usize::MAX);
     assert!(!outbound.has_responses_beyond(0));
+}
+
+#[test]
+fn a_large_response_takes_its_memory_until_all_of_it_was_written() {
+    let mut outbound = Outbound::new(FRAME);
+    outbound.request(1, head(false), vec![1; 1 << 20].into());
+    outbound.response(2, vec![1; 1 << 20].into());
+    outbound.response(3, vec![1; 100].into());
+    assert_eq!(outbound.response_memory(), (1 << 20) + 116);
+    let mut job = WriteJob::default();
+    while outbound.next_write(&mut job) {
+        job.advance(job.slices().iter().map(|slice| slice.len()).sum());
+        assert!([0, 1 << 20].contains(&outbound.response_memory()));
+        outbound.written(&mut job);
+    }
+    assert_eq!(outbound.response_memory(), 0);
 }

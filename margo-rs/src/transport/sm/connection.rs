@@ -15,7 +15,7 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{EXTRA_LEN, FRAME_MAX, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{Backlog, EXTRA_LEN, FRAME_MAX, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -40,6 +40,9 @@ const UNREAD: &str = "the peer reads nothing any more";
 /// only one that breaks the limits gets there.
 const ANSWERS_MARGIN: usize = 2;
 
+/// The reason when memory is short and the peer does not read the answers that hold it.
+const HOARDED: &str = "the peer does not read its answers, and others need the memory";
+
 /// Phases of a connection, in order.
 mod phase {
     /// The server's queue was full so far.
@@ -62,9 +65,7 @@ pub(super) struct Connection {
     credentials: OnceLock<PeerCredentials>,
     /// For those that we open.
     to: Option<Target>,
-    /// Bytes of responses waiting to be sent past which no more requests are handled.
-    max_queued: usize,
-    /// Small answers waiting to be sent then, past which nothing more is read.
+    /// Small answers waiting to be sent while requests are held, past which nothing more is read.
     max_answers: usize,
     /// The peer opened it.
     accepted: bool,
@@ -99,6 +100,10 @@ pub(super) struct Connection {
     overfull: AtomicBool,
     /// Nothing more is read; changed under the lock of the outbox.
     stopped: AtomicBool,
+    /// Bytes written, and whether somebody looks whether they grow while requests are held.
+    written: AtomicU64,
+    seen_written: AtomicU64,
+    watched_reader: AtomicBool,
 }
 
 /// Where to connect to, and who must be there.
@@ -127,11 +132,20 @@ struct Outbox {
     writer: Option<Writer>,
     /// Requests are held because too many responses are queued.
     requests_held: bool,
+    /// What the queued responses take of what all connections may.
+    backlog: Backlog,
 }
 
 struct Writer {
     producer: Producer<Arc<Segment>>,
     lane: Arc<Lane>,
+}
+
+impl Outbox {
+    /// Takes down what the queued responses take of what all connections may.
+    fn count_answers(&mut self) {
+        self.backlog.update(self.queue.response_memory());
+    }
 }
 
 enum Inbox {
@@ -203,7 +217,6 @@ impl Connection {
             credentials: OnceLock::new(),
             accepted: to.is_none(),
             to,
-            max_queued: shared.limits.max_queued,
             max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
@@ -216,6 +229,7 @@ impl Connection {
                 own: None,
                 writer: None,
                 requests_held: false,
+                backlog: shared.backlog(),
             }),
             inbox: Mutex::new(Inbox::Greeting),
             listed: AtomicBool::new(false),
@@ -232,6 +246,9 @@ impl Connection {
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            seen_written: AtomicU64::new(0),
+            watched_reader: AtomicBool::new(false),
         })
     }
 
@@ -447,7 +464,9 @@ impl Connection {
             // Whoever brings an offer has another way, and may have taken it meanwhile.
             LinkError::Connect(_) if shared.as_ref().is_some_and(|shared| shared.door.get().is_some()) => false,
             LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
-            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
+            LinkError::Lost(reason) => {
+                reason.starts_with(PROTOCOL_ERROR) || [STALLED, UNREAD, HOARDED].contains(&reason.as_str())
+            }
         };
         if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
             tracing::warn!(peer = %self.peer, reason, "connection closed");
@@ -458,6 +477,7 @@ impl Connection {
         outbox.queue.clear();
         outbox.transfers.clear();
         outbox.job = WriteJob::default();
+        outbox.backlog.update(0);
         outbox.own = None;
         outbox.writer = None;
         drop(outbox);
@@ -516,9 +536,7 @@ impl Link for Connection {
         }
         outbox.queue.response(call.0, payload);
         self.queues.store(true, Ordering::Release);
-        if outbox.queue.queued() > self.max_queued {
-            self.overfull.store(true, Ordering::Release);
-        }
+        self.note_queued(&mut outbox);
         drop(outbox);
         self.schedule(flush);
     }

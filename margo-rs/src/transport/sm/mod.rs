@@ -32,7 +32,7 @@ use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::Limits;
 use crate::warnings::Warnings;
-use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
+use crate::wire::{Backlog, Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
@@ -70,6 +70,8 @@ struct Shared {
     limits: Limits,
     /// Of messages that are still arriving, and of requests that are held.
     budget: Arc<Budget>,
+    /// Of answers that wait for peers to read them.
+    answers: Arc<Budget>,
     instance: u64,
     poller: Poller,
     acceptor: OnceLock<Arc<dyn Acceptor>>,
@@ -236,6 +238,7 @@ impl SmTransport {
         }
         let shared = Arc::new(Shared {
             budget: Arc::new(Budget::new(limits.max_bytes_total)),
+            answers: Arc::new(Budget::new(limits.max_bytes_total)),
             limits,
             instance,
             poller,
@@ -273,6 +276,10 @@ impl Shared {
             instance: self.instance,
             extra,
         }
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog::new(self.answers.clone(), self.limits.max_queued)
     }
 
     fn held(&self) -> Held {
@@ -325,6 +332,11 @@ impl Shared {
     /// Looks after a connection whose ring is full.
     fn watch_unread(&self, token: u64) {
         self.add_timer(self.limits.unacknowledged_timeout, token, Watch::Reading);
+    }
+
+    /// Looks after a connection whose requests are held.
+    fn watch_reader(&self, token: u64) {
+        self.add_timer(self.limits.stall_timeout, token, Watch::Answers);
     }
 
     fn new_token(&self) -> u64 {
@@ -439,6 +451,7 @@ impl Shared {
                 Watch::Connecting if connection.is_connecting() => self.connect_on(&connection),
                 Watch::Message if connection.check_progress() => self.watch_progress(token),
                 Watch::Reading if connection.check_reading() => self.watch_unread(token),
+                Watch::Answers if connection.check_reader() => self.watch_reader(token),
                 _ => {}
             }
         }
@@ -596,6 +609,7 @@ impl Transport for SmTransport {
                 Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
                 Watch::Connecting => connection.is_some_and(|connection| connection.is_connecting()),
                 Watch::Message => connection.is_some_and(|connection| connection.is_watched()),
+                Watch::Answers => connection.is_some_and(|connection| connection.is_watched_as_reader()),
                 Watch::Reading => connection.is_some_and(|connection| connection.is_watched_for_reading()),
             }
         })

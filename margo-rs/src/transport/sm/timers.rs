@@ -17,6 +17,8 @@ pub(super) enum Watch {
     Message,
     /// The peer must have read something.
     Reading,
+    /// The peer must have read answers, if memory is short.
+    Answers,
     /// Descriptors may be there again.
     Accepting,
 }

@@ -11,7 +11,9 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{EXTRA_LEN, FRAME_MAX, HELLO_LEN, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{
+    Backlog, EXTRA_LEN, FRAME_MAX, HELLO_LEN, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob,
+};
 use parking_lot::Mutex;
 use std::io;
 use std::net::TcpStream;
@@ -24,6 +26,8 @@ const CLOSED_BY_PEER: &str = "the peer closed the connection";
 
 /// How the reason begins when the peer broke the protocol.
 const PROTOCOL_ERROR: &str = "protocol error";
+/// The reason when memory is short and the peer does not read the answers that hold it.
+const UNREAD: &str = "the peer does not read its answers, and others need the memory";
 /// The reason when the peer began a message and sends nothing more.
 const STALLED: &str = "the peer stopped in the middle of a message";
 
@@ -49,9 +53,7 @@ pub(super) struct Connection {
     pub(super) token: u64,
     pub(super) socket: Socket,
     peer: Address,
-    /// Bytes of responses waiting to be sent past which no more requests are handled.
-    max_queued: usize,
-    /// Small answers waiting to be sent then, past which nothing more is read.
+    /// Small answers waiting to be sent while requests are held, past which nothing more is read.
     max_answers: usize,
     /// The peer opened it.
     accepted: bool,
@@ -81,6 +83,10 @@ pub(super) struct Connection {
     overfull: AtomicBool,
     /// Nothing more is read; changed under the lock of the outbox.
     stopped: AtomicBool,
+    /// Bytes written, and whether somebody looks whether they grow while requests are held.
+    written: AtomicU64,
+    seen_written: AtomicU64,
+    watched_reader: AtomicBool,
 }
 
 /// Responses that wait for the end of a poll to go out together. Where more have arrived, the caller can work on the first
@@ -101,6 +107,15 @@ struct Outbox {
     unblocked: bool,
     /// Requests are held because too many responses are queued.
     requests_held: bool,
+    /// What the queued responses take of what all connections may.
+    backlog: Backlog,
+}
+
+impl Outbox {
+    /// Takes down what the queued responses take of what all connections may.
+    fn count_answers(&mut self) {
+        self.backlog.update(self.queue.response_memory());
+    }
 }
 
 enum Inbox {
@@ -144,7 +159,6 @@ impl Connection {
             token,
             socket: Socket::new(stream),
             peer,
-            max_queued: shared.limits.max_queued,
             max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             accepted: events.is_none(),
             phase: AtomicU8::new(phase::CONNECTING),
@@ -159,6 +173,7 @@ impl Connection {
                 blocked: false,
                 unblocked: false,
                 requests_held: false,
+                backlog: shared.backlog(),
                 unsent_responses: 0,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
@@ -173,6 +188,9 @@ impl Connection {
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            written: AtomicU64::new(0),
+            seen_written: AtomicU64::new(0),
+            watched_reader: AtomicBool::new(false),
         })
     }
 
@@ -353,7 +371,7 @@ impl Connection {
         let shared = self.shared.upgrade();
         let worth_a_warning = match &error {
             LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
-            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED,
+            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
         };
         if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
             tracing::warn!(peer = %self.peer, reason, "connection closed");
@@ -365,6 +383,7 @@ impl Connection {
             outbox.queue.clear();
             outbox.transfers.clear();
             outbox.job = WriteJob::default();
+            outbox.backlog.update(0);
         }
         if let Some(shared) = &shared {
             shared.remove(self);
@@ -411,9 +430,7 @@ impl Link for Connection {
         outbox.queue.response(call.0, payload);
         outbox.unsent_responses += 1;
         let flush = if outbox.unsent_responses >= RESPONSES_AT_ONCE { Flush::Now } else { flush };
-        if outbox.queue.queued() > self.max_queued {
-            self.overfull.store(true, Ordering::Release);
-        }
+        self.note_queued(&mut outbox);
         drop(outbox);
         self.schedule(flush);
     }
@@ -451,6 +468,7 @@ impl Link for Connection {
             let mut outbox = self.outbox.lock();
             outbox.queue.clear();
             outbox.job = WriteJob::default();
+            outbox.backlog.update(0);
             drop(outbox);
             self.hangup.store(true, Ordering::Release);
             if let Some(shared) = self.shared.upgrade() {

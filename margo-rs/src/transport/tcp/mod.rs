@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
 use crate::limits::{Limits, deadline_after};
 use crate::warnings::Warnings;
-use crate::wire::{Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
+use crate::wire::{Backlog, Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
@@ -54,6 +54,9 @@ const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// Pause after the process ran out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Marks the timer of a connection whose requests are held: its peer must have read answers, if memory is short.
+const READER: u64 = 1 << 62;
+
 /// The transport.
 pub struct TcpTransport {
     shared: Arc<Shared>,
@@ -64,6 +67,8 @@ struct Shared {
     limits: Limits,
     /// Of messages that are still arriving, and of requests that are held.
     budget: Arc<Budget>,
+    /// Of answers that wait for peers to read them.
+    answers: Arc<Budget>,
     instance: u64,
     serves: bool,
     poller: Poller,
@@ -165,6 +170,7 @@ impl TcpTransport {
         let shared = Arc::new(Shared {
             serves: listener.is_some(),
             budget: Arc::new(Budget::new(limits.max_bytes_total)),
+            answers: Arc::new(Budget::new(limits.max_bytes_total)),
             limits,
             instance,
             poller,
@@ -250,6 +256,10 @@ impl Shared {
         }
     }
 
+    fn backlog(&self) -> Backlog {
+        Backlog::new(self.answers.clone(), self.limits.max_queued)
+    }
+
     fn held(&self) -> Held {
         Held::new(self.limits.requests_borne(), self.limits.bytes_borne(), self.budget.clone())
     }
@@ -326,6 +336,12 @@ impl Shared {
         self.poller.wake();
     }
 
+    /// Looks after a connection whose requests are held.
+    fn watch_reader(&self, token: u64) {
+        self.timers.lock().push(Reverse((deadline_after(Instant::now(), self.limits.stall_timeout), token | READER)));
+        self.poller.wake();
+    }
+
     fn new_token(&self) -> u64 {
         self.next_token.fetch_add(1, Ordering::Relaxed)
     }
@@ -395,8 +411,13 @@ impl Shared {
                 self.accept();
                 continue;
             }
+            let (token, for_reader) = (token & !READER, token & READER != 0);
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            if connection.is_past_handshake() {
+            if for_reader {
+                if connection.check_reader() {
+                    self.watch_reader(token);
+                }
+            } else if connection.is_past_handshake() {
                 if connection.is_watched() && connection.check_progress() {
                     self.watch_progress(token);
                 }
@@ -567,8 +588,11 @@ impl Transport for TcpTransport {
         let mut timers = self.shared.timers.lock();
         let connections = self.shared.connections.lock();
         while let Some(Reverse((when, token))) = timers.peek() {
-            let waits = |connection: &Arc<Connection>| !connection.is_past_handshake() || connection.is_watched();
-            if *token == LISTENER || connections.get(token).is_some_and(waits) {
+            let waits = |connection: &Arc<Connection>| match token & READER {
+                0 => !connection.is_past_handshake() || connection.is_watched(),
+                _ => connection.is_watched_as_reader(),
+            };
+            if *token == LISTENER || connections.get(&(token & !READER)).is_some_and(waits) {
                 return Some(*when);
             }
             timers.pop();

@@ -112,7 +112,9 @@ impl Connection {
         let mut outbox = self.outbox.lock();
         match self.write_queued(&mut outbox) {
             Ok(ringing) => {
-                let resumes = outbox.requests_held && !outbox.queue.has_responses_beyond(self.max_queued / 2);
+                outbox.count_answers();
+                let resumes =
+                    outbox.requests_held && !outbox.queue.has_responses_beyond(outbox.backlog.max_queued() / 2);
                 if resumes {
                     outbox.requests_held = false;
                     self.stopped.store(false, Ordering::Release);
@@ -156,6 +158,7 @@ impl Connection {
                 break true;
             }
             job.advance(count);
+            self.written.fetch_add(count as u64, Ordering::Relaxed);
             bulk += if is_bulk { count } else { 0 };
             wrote = true;
         };

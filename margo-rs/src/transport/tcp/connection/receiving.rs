@@ -1,6 +1,6 @@
 //! The reading half of a connection.
 
-use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
+use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED, UNREAD};
 use crate::buffer::Payload;
 use crate::bulk::TransferError;
 use crate::transport::{CallId, Flush, Link, LinkEvents};
@@ -249,9 +249,7 @@ impl Connection {
             _ => return Ok(()),
         }
         let something_to_send = !outbox.queue.is_empty();
-        if outbox.queue.queued() > self.max_queued {
-            self.overfull.store(true, Ordering::Release);
-        }
+        self.note_queued(&mut outbox);
         drop(outbox);
         if something_to_send {
             self.schedule(Flush::Later);
@@ -340,6 +338,7 @@ impl Connection {
     fn abort_response(&self, call: u64) {
         let mut outbox = self.outbox.lock();
         outbox.queue.abort_response(call);
+        outbox.count_answers();
         let held = outbox.requests_held;
         drop(outbox);
         if held {
@@ -359,7 +358,7 @@ impl Connection {
             outbox.requests_held = false;
         } else if !outbox.requests_held {
             // Requests of ours do not count: those the peer must read before it can answer them.
-            outbox.requests_held = outbox.queue.has_responses_beyond(self.max_queued);
+            outbox.requests_held = outbox.queue.has_responses_beyond(outbox.backlog.max_queued());
             if outbox.requests_held {
                 drop(outbox);
                 // What is queued may be only what this very poll answered: try to get rid of it first.
@@ -368,7 +367,46 @@ impl Connection {
             }
         }
         self.overfull.store(outbox.requests_held, Ordering::Release);
+        if outbox.requests_held
+            && !self.watched_reader.swap(true, Ordering::AcqRel)
+            && let Some(shared) = self.shared.upgrade()
+        {
+            self.seen_written.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
+            shared.watch_reader(self.token);
+        }
         outbox.requests_held
+    }
+
+    /// Takes notice of what was queued, and whether that may be too much.
+    pub(super) fn note_queued(&self, outbox: &mut Outbox) {
+        outbox.count_answers();
+        if outbox.queue.queued() > outbox.backlog.max_queued() {
+            self.overfull.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether somebody looks whether the peer reads its answers.
+    pub(in super::super) fn is_watched_as_reader(&self) -> bool {
+        self.watched_reader.load(Ordering::Acquire)
+    }
+
+    /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
+    /// did. `true` to look again after the same time.
+    pub(in super::super) fn check_reader(&self) -> bool {
+        let outbox = self.outbox.lock();
+        if !outbox.requests_held || self.is_closed() {
+            self.watched_reader.store(false, Ordering::Release);
+            return false;
+        }
+        let hoards = outbox.backlog.is_to_blame();
+        drop(outbox);
+        let written = self.written.load(Ordering::Relaxed);
+        let progress = written - self.seen_written.swap(written, Ordering::Relaxed);
+        if hoards && progress < PROGRESS_MIN {
+            self.fail(UNREAD);
+            return false;
+        }
+        true
     }
 
     /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that

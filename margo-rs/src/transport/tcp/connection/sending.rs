@@ -43,6 +43,7 @@ impl Connection {
             match written {
                 Ok(count) => {
                     job.advance(count);
+                    self.written.fetch_add(count as u64, Ordering::Relaxed);
                     bulk += if is_bulk { count } else { 0 };
                 }
                 Err(Errno::INTR) => {}
@@ -57,6 +58,7 @@ impl Connection {
         // What the end of the connection has cleared meanwhile stays so.
         outbox.job = if self.is_closed() { WriteJob::default() } else { job };
         outbox.writing = false;
+        outbox.count_answers();
         if outbox.queue.has_withdrawn()
             && let Some(shared) = self.shared.upgrade()
         {
@@ -65,7 +67,7 @@ impl Connection {
         }
         if outbox.requests_held
             && let Some(shared) = self.shared.upgrade()
-            && !outbox.queue.has_responses_beyond(self.max_queued / 2)
+            && !outbox.queue.has_responses_beyond(outbox.backlog.max_queued() / 2)
         {
             outbox.requests_held = false;
             self.stopped.store(false, Ordering::Release);
