@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use margo_rs::bulk::Refusal;
+use margo_rs::bulk::{Direction, Refusal};
 use margo_rs::wire::{Budget, Event, HELLO_LEN, Hello, Inbound, InboundLimits, Outbound, Transfers};
 
 const LIMITS: InboundLimits =
@@ -19,6 +19,20 @@ fn bulk(event: Event<'_>, transfers: &mut Transfers, out: &mut Outbound) {
             if let Ok(true) = transfers.handle_wish(call, out) {
                 transfers.serve(call, direction, Err(Refusal::Forged), out);
             }
+        }
+        Event::Borrow(call, _) => {
+            if let Ok(true) = transfers.handle_wish(call, out) {
+                transfers.serve(call, Direction::Pull, Err(Refusal::Forged), out);
+            }
+        }
+        Event::Lend(call, ..) => {
+            if let Ok(true) = transfers.handle_wish(call, out) {
+                transfers.serve(call, Direction::Push, Err(Refusal::Forged), out);
+            }
+        }
+        Event::Lent(call, _) => {
+            assert_eq!(transfers.handle_lent(call), Ok(false));
+            transfers.ask_for_data(call, out);
         }
         Event::DataBegins(direction, call, length, target) => {
             *target = transfers.target(direction, call, length).expect("nothing was agreed on");

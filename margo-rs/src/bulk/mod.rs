@@ -33,6 +33,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Which memory
+//!
+//! Any memory that a region can own will do ([`Memory`]). Over shared memory (`native+sm`, and
+//! [`Builder::same_node`](crate::Builder::same_node)) its bytes are copied twice, through a small buffer that stays in the
+//! cache. What is moved from one place again and again is better kept in memory of the engine's, from
+//! [`Engine::allocate`](crate::Engine::allocate) or a [`BulkPool`]: after the first few times the receiver copies it from
+//! there by itself, once. That goes by itself where peers pull. In a push it must be allowed, because the peer sees the
+//! region's memory from then on: `to.push(region.lend(), &descriptor)`, see [`Region::lend`]. Where the received bytes are
+//! put makes no difference. Other transports treat this memory like any other.
+//!
 //! # With programs in C and C++
 //!
 //! Over Mercury a [`BulkDescriptor`] in arguments and results is an `hg_bulk_t` of Margo's and a `bulk` of Thallium's, both
@@ -41,6 +51,8 @@
 //! program is to use it (`origin_addr`); an address that was bound to a handle (`HG_Bulk_bind`) is not looked at. They ask
 //! nobody before they move data: see `transport::mercury` for what that means for taking memory back.
 
+#[allow(unsafe_code)]
+mod allocated;
 mod descriptor;
 mod error;
 mod foreign;
@@ -54,6 +66,7 @@ mod store;
 mod table;
 mod transfer;
 
+pub use self::allocated::BulkMemory;
 pub use self::descriptor::{BulkDescriptor, DESCRIPTOR_MAX, DescriptorError, Permission};
 pub use self::error::{BulkError, Refusal, TransferError};
 pub use self::memory::{Memory, Segment};

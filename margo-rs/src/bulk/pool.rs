@@ -21,7 +21,8 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 /// when a buffer is first taken; then it is kept until the pool is gone.
 ///
 /// Each taking is a region of its own: descriptors of the buffer's earlier lives open nothing. A buffer that peers may read
-/// is cleared when it is taken, so that no peer reads what was another's.
+/// is cleared when it is taken, so that no peer reads what was another's. One that a peer may still see after it came back
+/// (see [`Region::lend`]) is given up, and a new one allocated when it is needed.
 ///
 /// Cheap to clone; all clones are one pool.
 #[derive(Clone)]
@@ -200,10 +201,11 @@ impl Drop for PooledRegion {
     fn drop(&mut self) {
         let running = self.pool.core.is_running();
         match self.region.take().and_then(Region::take) {
-            Some((memory, registration)) if running => {
+            Some((memory, registration)) if running && registration.as_ref().is_none_or(|it| it.renew()) => {
                 self.pool.change(|state| state.free.push(Kept { memory, registration }));
             }
-            // A device still works on it: another buffer may take its place. Or the engine has ended.
+            // A device still works on it, or a peer may still see it: another buffer may take its place. Or the engine
+            // has ended.
             _ => self.pool.one_less(),
         }
     }

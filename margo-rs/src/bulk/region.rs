@@ -96,6 +96,19 @@ impl<M: Memory> Region<M> {
         LocalRange::new(self.store.clone(), offset, length)
     }
 
+    /// The whole region, as what is pushed, with leave for the peer to read it by itself from now on until the region is
+    /// taken back: also what is written into it later. `to.push(region.lend(), &descriptor)`.
+    ///
+    /// That spares one of two copies where both ends share memory and the region's memory is the engine's own, from
+    /// [`Engine::allocate`](crate::Engine::allocate) or a [`BulkPool`](super::BulkPool). It is made use of only after the
+    /// region has been pushed, or pulled from, several times: memory that a peer has seen cannot be used for anything else
+    /// again, and new memory costs more than a few copies. In every other case it is a push like any other.
+    ///
+    /// Nothing of that is needed where peers pull: whoever may pull from a region may see it anyway.
+    pub fn lend(&self) -> LocalRange {
+        self.slice(..).lent()
+    }
+
     /// Copies bytes from `offset` on out of the region. What peers push meanwhile may be in it or not.
     ///
     /// # Errors

@@ -46,11 +46,16 @@ pub struct LocalRange {
     store: Arc<Store>,
     offset: u64,
     length: u64,
+    lent: bool,
 }
 
 impl LocalRange {
     pub(crate) fn new(store: Arc<Store>, offset: u64, length: u64) -> Self {
-        Self { store, offset, length }
+        Self { store, offset, length, lent: false }
+    }
+
+    pub(crate) fn lent(self) -> Self {
+        Self { lent: true, ..self }
     }
 
     fn window(&self, access: Access) -> Result<Window, BulkError> {
@@ -106,6 +111,8 @@ pub struct Transfer {
     /// Where the remote end lies that the user asked for, of which this is a piece. Nothing is moved unless its owner
     /// grants all of it.
     pub whole: Range<u64>,
+    /// Of a push: the peer may read all of the local region from now on, until it is taken back.
+    pub lent: bool,
 }
 
 /// A transfer between a local and a remote region: a future that is ready when all bytes are in place.
@@ -136,6 +143,7 @@ struct Moving {
     direction: Direction,
     local: Window,
     remote: RemoteRange,
+    lent: bool,
     piece: u64,
     deadline: Option<Instant>,
     /// How far pieces were begun.
@@ -207,6 +215,7 @@ impl Moving {
         local: &LocalRange,
         piece: u64,
     ) -> Result<Self, BulkError> {
+        let lent = local.lent;
         let local = local.window(match direction {
             Direction::Pull => Access::Write,
             Direction::Push => Access::Read,
@@ -222,7 +231,18 @@ impl Moving {
         if !remote.descriptor.permission().allows(direction) {
             return Err(refused(Refusal::WrongDirection));
         }
-        Ok(Self { peer, direction, local, remote, piece, deadline: None, begun: 0, first: true, pieces: Vec::new() })
+        Ok(Self {
+            peer,
+            direction,
+            local,
+            remote,
+            lent,
+            piece,
+            deadline: None,
+            begun: 0,
+            first: true,
+            pieces: Vec::new(),
+        })
     }
 
     /// Begins as many pieces as may be in flight. `false` if none are left.
@@ -239,7 +259,7 @@ impl Moving {
             };
             let local = self.local.part(self.begun, length);
             let whole = self.remote.offset..self.remote.offset + self.remote.length;
-            let transfer = Transfer { direction: self.direction, local, remote, whole };
+            let transfer = Transfer { direction: self.direction, local, remote, whole, lent: self.lent };
             let left = deadline.saturating_duration_since(now);
             self.pieces.push(RawCall::transfer(self.peer.clone(), transfer, left));
             self.begun += length;

@@ -23,7 +23,9 @@ pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
-use crate::bulk::{self, BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey};
+use crate::bulk::{
+    self, BulkError, BulkMemory, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey,
+};
 use crate::bulk::{Regions, RemoteRange, TransferError, Window};
 use crate::client::{Lookup, Peer};
 use crate::config::Config;
@@ -345,6 +347,12 @@ impl Engine {
     /// The memory cannot be written though peers should, the transport cannot use it, or the engine has ended.
     pub fn expose<M: Memory>(&self, memory: M, permission: Permission) -> Result<Region<M>, BulkError> {
         Region::new(self.core(), memory, permission)
+    }
+
+    /// Memory of `length` bytes, all zero, of the kind that the engine's transport moves with the fewest copies. To be
+    /// filled as a slice of bytes, then exposed or staged. See [`bulk`] for where that makes a difference.
+    pub fn allocate(&self, length: usize) -> BulkMemory {
+        BulkMemory::new(&*self.core().transport, length)
     }
 
     /// Gives memory to the engine as the local end of transfers, for no peer to reach: [`Engine::expose`] with

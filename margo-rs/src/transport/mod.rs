@@ -23,8 +23,8 @@
 //! | user of the peer known | no | yes, by the kernel's word | no; `na+sm` is open to processes of the same user only | yes, it is this process |
 //! | bulk transfers | yes | yes | yes | yes |
 //! | the owner checks key, permission and bounds of a transfer | always | always | if both ends are of this crate; see `transport::mercury` | always |
-//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | two, in pieces that stay in the cache | as the plugin does: none on the initiator's side, none on the owner's over `na+sm` (the kernel makes one) | two, one of them in the cache |
-//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side | the plugin's | none |
+//! | copies of bulk data in user space | none, but for up to 4 KiB a frame | one, of memory of the engine's that is moved again and again; else two, in pieces that stay in the cache | as the plugin does: none on the initiator's side, none on the owner's over `na+sm` (the kernel makes one) | two, one of them in the cache |
+//! | memory of a connection | the kernel's socket buffers | 264 KiB shared, half of it by each side; and what is lent of regions | the plugin's | none |
 //!
 //! Over Mercury's `na+sm`, an engine that has reached an address cannot reach another server at the same one: the plugin
 //! remembers the memory of the first. Servers get addresses with their process id, so a new process has a new one.
@@ -209,6 +209,12 @@ pub trait Registration: Send + Sync + 'static {
 
     /// Whether peers can write the memory while this process does not know.
     fn is_written_unseen(&self) -> bool;
+
+    /// The region is taken back from peers, and its memory is to be that of another one. `false` if that must not be,
+    /// because peers may still see it: then it is given up.
+    fn renew(&self) -> bool {
+        true
+    }
 
     /// For the transport to find what it has registered: [`Window::with_registration`].
     fn as_any(&self) -> &dyn Any;

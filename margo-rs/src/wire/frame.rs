@@ -110,6 +110,16 @@ pub enum Kind {
     TransferEnd = 13,
     /// The sender gives up its pull or push.
     TransferCancel = 14,
+    /// A pull whose data may also be lent.
+    Borrow = 15,
+    /// A push whose data is lent.
+    Lend = 16,
+    /// The data of the receiver's pull is lent.
+    Lent = 17,
+    /// The sender has taken back what it had lent.
+    LoanEnd = 18,
+    /// The sender has let go of what was lent to it.
+    LoanReturn = 19,
 }
 
 impl Kind {
@@ -129,6 +139,11 @@ impl Kind {
             12 => Kind::PullData,
             13 => Kind::TransferEnd,
             14 => Kind::TransferCancel,
+            15 => Kind::Borrow,
+            16 => Kind::Lend,
+            17 => Kind::Lent,
+            18 => Kind::LoanEnd,
+            19 => Kind::LoanReturn,
             other => return Err(WireError::Kind(other)),
         })
     }
@@ -150,7 +165,10 @@ impl Kind {
     fn exact_length(self) -> Option<usize> {
         match self {
             Kind::Cancel | Kind::ResponseAbort | Kind::GoAway | Kind::PushReady | Kind::TransferCancel => Some(0),
-            Kind::Pull | Kind::Push => Some(TransferHead::LEN),
+            Kind::LoanEnd | Kind::LoanReturn => Some(0),
+            Kind::Pull | Kind::Push | Kind::Borrow => Some(TransferHead::LEN),
+            Kind::Lend => Some(TransferHead::LEN + Loan::LEN),
+            Kind::Lent => Some(Loan::LEN),
             Kind::TransferEnd => Some(4),
             _ => None,
         }
@@ -166,7 +184,7 @@ pub struct Header {
     pub kind: Kind,
     /// [`Header::MORE`], [`Header::ONE_WAY`].
     pub flags: u8,
-    /// The call it belongs to.
+    /// The call it belongs to; the loan, where it is about one.
     pub call: u64,
 }
 
@@ -311,6 +329,32 @@ impl TransferHead {
     }
 }
 
+/// A place in memory that the sender of this lends, and from which the receiver copies by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// Which of the sender's loans on this connection.
+    pub id: u64,
+    /// Where in it the data starts, in bytes.
+    pub offset: u64,
+}
+
+impl Loan {
+    /// Encoded size in bytes.
+    pub const LEN: usize = 16;
+
+    /// Appends the encoded loan.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.offset.to_le_bytes());
+    }
+
+    /// Decodes a loan; any numbers are one. They are checked against what was lent, by whoever borrows it.
+    pub fn decode(bytes: &[u8; Self::LEN]) -> Self {
+        let [i0, i1, i2, i3, i4, i5, i6, i7, offset @ ..] = *bytes;
+        Self { id: u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7]), offset: u64::from_le_bytes(offset) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -348,8 +392,8 @@ mod tests {
         let mut bad = good;
         bad[4] = 0;
         assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(0)));
-        bad[4] = 15;
-        assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(15)));
+        bad[4] = 20;
+        assert_eq!(Header::decode(&bad, 0x102), Err(WireError::Kind(20)));
     }
 
     #[test]
@@ -372,6 +416,11 @@ mod tests {
             (Kind::TransferEnd, 0),
             (Kind::TransferEnd, 5),
             (Kind::TransferCancel, 1),
+            (Kind::Borrow, 64),
+            (Kind::Lend, 48),
+            (Kind::Lent, 15),
+            (Kind::LoanEnd, 8),
+            (Kind::LoanReturn, 1),
         ] {
             let mut bytes = Vec::new();
             Header { length, kind, flags: 0, call: 1 }.encode(&mut bytes);
@@ -398,5 +447,14 @@ mod tests {
         (golden[32], golden[33], golden[40], golden[41]) = (5, 4, 7, 6);
         assert_eq!(bytes, golden);
         assert_eq!(TransferHead::decode(&golden), head);
+    }
+    #[test]
+    fn loan_bytes_are_golden() {
+        let loan = Loan { id: 0x0102, offset: 0x0304 };
+        let mut bytes = Vec::new();
+        loan.encode(&mut bytes);
+        let golden = [2, 1, 0, 0, 0, 0, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes, golden);
+        assert_eq!(Loan::decode(&golden), loan);
     }
 }

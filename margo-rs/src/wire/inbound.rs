@@ -1,6 +1,6 @@
 //! The receiving half of a connection: bytes in, whole messages out.
 
-use super::frame::{Header, Kind, RequestHead, TransferHead, WireError};
+use super::frame::{Header, Kind, Loan, RequestHead, TransferHead, WireError};
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{Direction, Window};
 use std::collections::HashMap;
@@ -102,6 +102,16 @@ pub enum Event<'a> {
     GoAway,
     /// The peer wants to move data from or to a region of ours.
     Transfer(u64, Direction, TransferHead),
+    /// The peer wants to pull from a region of ours, and would borrow the data.
+    Borrow(u64, TransferHead),
+    /// The peer wants to push into a region of ours, and lends the data.
+    Lend(u64, TransferHead, Loan),
+    /// The data of a pull of ours is lent.
+    Lent(u64, Loan),
+    /// The peer has taken back this loan of its.
+    LoanEnd(u64),
+    /// The peer has let go of this loan of ours.
+    LoanReturn(u64),
     /// The owner waits for the data of a push of ours.
     PushReady(u64),
     /// A pull or push of ours is over, with this code.
@@ -417,13 +427,26 @@ impl Inbound {
             }
             Kind::ResponseAbort => self.forget(Sort::Response, header.call),
             Kind::GoAway => sink(Event::GoAway),
-            Kind::Pull | Kind::Push => {
-                let Some(head) = body.first_chunk() else {
+            Kind::Pull | Kind::Push | Kind::Borrow | Kind::Lend => {
+                let (Some((head, loan)), call) = (body.split_first_chunk(), header.call) else {
                     return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
                 };
-                let direction = if header.kind == Kind::Pull { Direction::Pull } else { Direction::Push };
-                sink(Event::Transfer(header.call, direction, TransferHead::decode(head)));
+                let head = TransferHead::decode(head);
+                sink(match (header.kind, loan.first_chunk()) {
+                    (Kind::Pull, _) => Event::Transfer(call, Direction::Pull, head),
+                    (Kind::Borrow, _) => Event::Borrow(call, head),
+                    (Kind::Lend, Some(loan)) => Event::Lend(call, head, Loan::decode(loan)),
+                    _ => Event::Transfer(call, Direction::Push, head),
+                });
             }
+            Kind::Lent => {
+                let Some(loan) = body.first_chunk() else {
+                    return Err(WireError::FrameTooShort { kind: header.kind as u8, length: header.length });
+                };
+                sink(Event::Lent(header.call, Loan::decode(loan)));
+            }
+            Kind::LoanEnd => sink(Event::LoanEnd(header.call)),
+            Kind::LoanReturn => sink(Event::LoanReturn(header.call)),
             Kind::PushReady => sink(Event::PushReady(header.call)),
             Kind::TransferEnd => {
                 let Some(code) = body.first_chunk() else {

@@ -276,7 +276,7 @@ impl Outbound {
         body(&mut self.batch);
         let length = (self.batch.len() - start - Header::LEN) as u32;
         self.batch[start..start + 4].copy_from_slice(&length.to_le_bytes());
-        if matches!(kind, Kind::PushReady | Kind::TransferEnd) {
+        if matches!(kind, Kind::PushReady | Kind::TransferEnd | Kind::Lent | Kind::LoanReturn) {
             // What a peer can make us say must not pile up either.
             self.batch_responses += self.batch.len() - start;
             self.batch_answers += 1;

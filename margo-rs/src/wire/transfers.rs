@@ -13,32 +13,38 @@ pub const EAGER_MAX: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Transfers {
     /// Begun by us.
-    ours: HashMap<u64, Ours>,
+    pub(super) ours: HashMap<u64, Ours>,
     /// Begun by the peer, and granted.
-    served: HashMap<u64, Served>,
+    pub(super) served: HashMap<u64, Served>,
     served_max: usize,
 }
 
 #[derive(Debug)]
-struct Ours {
-    direction: Direction,
-    window: Window,
+pub(super) struct Ours {
+    pub(super) direction: Direction,
+    /// Where the remote end is, for whoever has to ask again.
+    pub(super) head: TransferHead,
+    pub(super) window: Window,
     /// Of a pull: bytes that have arrived.
-    received: u64,
+    pub(super) received: u64,
     /// Of a push: its data was queued.
-    sending: bool,
+    pub(super) sending: bool,
+    /// Of a pull: the owner may answer with a loan.
+    pub(super) borrows: bool,
+    /// Of a push: the owner need not ask for the data.
+    pub(super) lends: bool,
 }
 
 #[derive(Debug)]
-struct Served {
-    direction: Direction,
-    window: Window,
+pub(super) struct Served {
+    pub(super) direction: Direction,
+    pub(super) window: Window,
     /// Of a push: bytes that have arrived.
-    received: u64,
+    pub(super) received: u64,
 }
 
 /// What became of a transfer of ours.
-type Outcome = Result<(), TransferError>;
+pub(super) type Outcome = Result<(), TransferError>;
 
 /// The end of a transfer as a frame.
 pub(super) fn end_frame(call: u64, code: u32) -> [u8; Header::LEN + 4] {
@@ -72,9 +78,8 @@ impl Transfers {
     /// # Errors
     /// The descriptor is none of ours.
     pub fn begin(&mut self, call: u64, transfer: Transfer, out: &mut Outbound) -> Outcome {
-        let key = *transfer.remote.descriptor.key().ok_or(TransferError::OtherTransport)?;
-        let (direction, window) = (transfer.direction, transfer.local);
-        let head = TransferHead { key, offset: transfer.remote.offset, length: window.len() };
+        let ours = Ours::new(transfer)?;
+        let Ours { direction, head, ref window, .. } = ours;
         let kind = match direction {
             Direction::Pull => Kind::Pull,
             Direction::Push => Kind::Push,
@@ -84,7 +89,7 @@ impl Transfers {
         if eager && !window.is_empty() {
             out.data(Kind::PushData, call, window.clone());
         }
-        self.ours.insert(call, Ours { direction, window, received: 0, sending: eager });
+        self.ours.insert(call, Ours { sending: eager, ..ours });
         Ok(())
     }
 
@@ -116,7 +121,7 @@ impl Transfers {
     pub fn handle_end(&mut self, call: u64, code: u32, out: &mut Outbound) -> Result<Option<Outcome>, &'static str> {
         let Some(ours) = self.ours.remove(&call) else { return Ok(None) };
         if ours.direction == Direction::Push {
-            let unsent = !ours.sending || out.has_data(Kind::PushData, call);
+            let unsent = if ours.sending { out.has_data(Kind::PushData, call) } else { !ours.lends };
             out.give_up_data(Kind::PushData, call);
             if code == 0 && unsent {
                 return Err("ended before its data was sent");
@@ -235,6 +240,16 @@ impl Transfers {
                 None
             }
         }
+    }
+}
+
+impl Ours {
+    /// A transfer of which nothing was sent yet.
+    pub(super) fn new(transfer: Transfer) -> Result<Self, TransferError> {
+        let key = *transfer.remote.descriptor.key().ok_or(TransferError::OtherTransport)?;
+        let (direction, window) = (transfer.direction, transfer.local);
+        let head = TransferHead { key, offset: transfer.remote.offset, length: window.len() };
+        Ok(Self { direction, head, window, received: 0, sending: false, borrows: false, lends: false })
     }
 }
 

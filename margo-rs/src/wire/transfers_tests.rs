@@ -39,7 +39,7 @@ impl Side {
         let access = if direction == Direction::Pull { crate::bulk::Access::Write } else { crate::bulk::Access::Read };
         let window = local.window(access, 0, local.len()).unwrap();
         let remote = RemoteRange { descriptor: remote.clone(), offset: 0, length: local.len() };
-        let transfer = Transfer { direction, local: window, remote, whole: 0..local.len() };
+        let transfer = Transfer { direction, local: window, remote, whole: 0..local.len(), lent: false };
         self.transfers.begin(call, transfer, &mut self.out).unwrap();
     }
 

@@ -44,8 +44,9 @@ use self::offer::ask_in;
 use self::way::{Role, Side, Way};
 use super::sm::SmTransport;
 use super::tcp::TcpTransport;
-use super::{Acceptor, Link, LinkError, LinkEvents, Polled, Transport};
+use super::{Acceptor, Link, LinkError, LinkEvents, Polled, Registration, Transport};
 use crate::address::Address;
+use crate::bulk::{Memory, Permission, Segment};
 use crate::error::{ConnectError, ListenError};
 use crate::limits::Limits;
 use crate::wire::EXTRA_LEN;
@@ -225,6 +226,14 @@ impl Transport for SameNode {
         self.sm.close();
         // Each may have been left something by the other's end.
         self.tcp.close();
+    }
+
+    fn register(&self, memory: &[Segment], permission: Permission) -> Result<Option<Box<dyn Registration>>, String> {
+        self.sm.register(memory, permission)
+    }
+
+    fn allocate(&self, bytes: usize) -> Option<Box<dyn Memory>> {
+        self.sm.allocate(bytes)
     }
 
     fn transfer_piece(&self) -> u64 {

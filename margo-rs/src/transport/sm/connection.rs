@@ -1,12 +1,16 @@
 //! One connection: handshake, reading, writing, closing.
 
+mod lending;
 mod receiving;
 mod sending;
 
+use self::lending::{Copying, DataWay};
 use super::super::PeerCredentials;
 use super::super::same_node::{Door, Offer};
 use super::Shared;
 use super::credentials;
+use super::loan::borrower::Borrowed;
+use super::loan::lender::Lender;
 use super::ring::{self, Bell, Consumer, Producer, Words};
 use super::segment::Segment;
 use super::socket::{self, Drained, Socket};
@@ -20,6 +24,7 @@ use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -76,6 +81,14 @@ pub(super) struct Connection {
     events: Mutex<Option<Arc<dyn LinkEvents>>>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Inbox>,
+    /// What the peer has of ours.
+    lender: Mutex<Lender>,
+    /// What we have of the peer's.
+    borrowed: Mutex<Borrowed>,
+    /// Transfers whose data is being copied from there; changed by the polling thread only, and by the end.
+    copying: Mutex<VecDeque<Copying>>,
+    /// There are some.
+    copies: AtomicBool,
     /// In the transport's list of connections with something to flush.
     listed: AtomicBool,
     /// Something is queued, and not yet in the ring.
@@ -232,6 +245,10 @@ impl Connection {
                 backlog: shared.backlog(),
             }),
             inbox: Mutex::new(Inbox::Greeting),
+            lender: Mutex::default(),
+            borrowed: Mutex::default(),
+            copying: Mutex::default(),
+            copies: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             queues: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -341,7 +358,13 @@ impl Connection {
         if !self.is_up() {
             return false;
         }
-        let drained = self.socket.drain();
+        let drained = match self.drain_socket() {
+            Ok(drained) => drained,
+            Err(what) => {
+                self.fail(&format!("{PROTOCOL_ERROR}: {what}"));
+                return false;
+            }
+        };
         if hangup || drained == Drained::Closed {
             self.hangup.store(true, Ordering::Release);
         }
@@ -481,6 +504,7 @@ impl Connection {
         outbox.own = None;
         outbox.writer = None;
         drop(outbox);
+        self.end_loans();
         if let Some(shared) = &shared {
             shared.remove(self);
         }
@@ -555,13 +579,18 @@ impl Link for Connection {
     }
 
     fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
+        let way = self.way_of(&transfer);
         let mut outbox = self.outbox.lock();
         if self.is_closed() {
             // The link's end is the transfer's, and has been told or is about to be.
             return Ok(());
         }
         let Outbox { queue, transfers, .. } = &mut *outbox;
-        transfers.begin(call.0, transfer, queue)?;
+        match way {
+            DataWay::Ring => transfers.begin(call.0, transfer, queue),
+            DataWay::Borrow => transfers.begin_borrowing(call.0, transfer, queue),
+            DataWay::Lend(loan) => transfers.begin_lending(call.0, transfer, loan, queue),
+        }?;
         drop(outbox);
         self.schedule(flush);
         Ok(())

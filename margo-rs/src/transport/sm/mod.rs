@@ -2,7 +2,8 @@
 //!
 //! A link is two rings of bytes ([`ring`]), each in a segment that only its writer can write ([`segment`]), and a Unix
 //! socket beside them ([`socket`]) by which the two find each other ([`location`]), hand over the segments, wake each
-//! other, and learn of the other's end. What goes through the rings are the frames of [`wire`](crate::wire).
+//! other, and learn of the other's end. What goes through the rings are the frames of [`wire`](crate::wire); large bulk
+//! data can go past them ([`loan`]).
 //!
 //! Nobody makes a system call while both sides look: whoever polls looks at the counters of the links that are in use
 //! (the *active* ones). A side that goes to sleep says so in its bell, and is woken through the socket. Links that are
@@ -11,24 +12,29 @@
 mod active;
 mod connection;
 mod credentials;
+mod loan;
 mod location;
 mod memory;
 mod patience;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
+mod sealed;
 mod segment;
 mod socket;
 mod timers;
 
 use self::active::Polling;
 use self::connection::{Connection, Target};
+use self::loan::Loans;
+use self::loan::lendable::{LendableMemory, Lending};
 use self::location::Listener;
 use self::timers::{Timers, Watch};
 use super::poller::{HANGUP, Poller};
 use super::same_node::{Door, Offer};
-use super::{Acceptor, Link, LinkEvents, Polled, Transport};
+use super::{Acceptor, Link, LinkEvents, Polled, Registration, Transport};
 use crate::address::Address;
+use crate::bulk::{Memory, Permission, Segment};
 use crate::error::{ConnectError, ListenError};
 use crate::limits::Limits;
 use crate::warnings::Warnings;
@@ -99,6 +105,7 @@ struct Shared {
     /// Ended connections whose receive memory the polling thread should drop.
     ended: Mutex<Vec<Arc<Connection>>>,
     timers: Timers,
+    loans: Arc<Loans>,
     /// A thread is parked, or about to be: the bells must stay armed.
     parked: AtomicBool,
     polling: Mutex<Polling>,
@@ -259,6 +266,7 @@ impl SmTransport {
             dirty: Mutex::new(Vec::new()),
             ended: Mutex::new(Vec::new()),
             timers: Timers::default(),
+            loans: Arc::default(),
             parked: AtomicBool::new(false),
             polling: Mutex::new(Polling::new()),
         });
@@ -637,6 +645,16 @@ impl Transport for SmTransport {
         }
         self.shared.closed.store(true, Ordering::SeqCst);
         self.shared.bury_if_idle();
+    }
+
+    fn register(&self, memory: &[Segment], _permission: Permission) -> Result<Option<Box<dyn Registration>>, String> {
+        let lending = Lending::new(&self.shared.loans, memory);
+        Ok(lending.map(|lending| Box::new(lending) as Box<dyn Registration>))
+    }
+
+    fn allocate(&self, bytes: usize) -> Option<Box<dyn Memory>> {
+        let memory = LendableMemory::new(&self.shared.loans, bytes);
+        memory.ok().map(|memory| Box::new(memory) as Box<dyn Memory>)
     }
 }
 

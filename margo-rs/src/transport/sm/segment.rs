@@ -1,16 +1,13 @@
 //! Shared memory: sealed memory files, mapped.
 //!
-//! Each side makes one, of which it alone keeps a writable mapping: the seals forbid any later one, and holes, and
-//! changes of the size. So what the peer hands over cannot be taken from under our feet (a read of it never faults),
-//! and what we hand over cannot be written by the peer.
+//! Each side makes one, of which it alone keeps a writable mapping (see [`sealed`](super::sealed)).
 
 use super::memory::{AtomicU64, CONTROL_WORDS};
 use super::ring::{self, Words};
+use super::sealed;
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
-use rustix::process::{Resource, getrlimit};
 use std::fmt;
 use std::io;
 use std::ptr::{self, NonNull};
@@ -20,13 +17,6 @@ const CONTROL: usize = CONTROL_WORDS * WORD;
 /// Largest and smallest ring that a peer may have, in bytes.
 const RING_MAX: usize = 16 << 20;
 const RING_MIN: usize = 4 << 10;
-/// File system of memory files (`TMPFS_MAGIC`); those of huge pages are elsewhere.
-const TMPFS: i64 = 0x0102_1994;
-/// Unit of a file's block count, in bytes.
-const BLOCK: u64 = 512;
-
-/// What a segment must never be able to do while it is shared.
-const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
 /// A mapped segment: a control page and a ring.
 pub(super) struct Segment {
@@ -49,18 +39,9 @@ impl Segment {
     /// No memory or descriptors, a kernel older than Linux 5.1, or files of this process may not be so large.
     pub(super) fn create(ring: usize) -> io::Result<(Self, OwnedFd)> {
         let length = CONTROL + ring;
-        // To the kernel it is a file, and a file beyond the limit would end the process (SIGXFSZ).
-        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < length as u64) {
-            return Err(io::Error::other(format!("shared memory needs files of {length} bytes (`ulimit -f`)")));
-        }
-        let file = rustix::fs::memfd_create("mochi-sm", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&file, length as u64)?;
-        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length as u64)?;
+        let file = sealed::create("mochi-sm", length)?;
         let segment = Self::map(&file, length, ProtFlags::READ | ProtFlags::WRITE)?;
-        rustix::fs::fcntl_add_seals(&file, SEALS | SealFlags::SEAL).map_err(|error| match error {
-            Errno::INVAL => io::Error::other("shared memory needs Linux 5.1 or newer (F_SEAL_FUTURE_WRITE)"),
-            other => other.into(),
-        })?;
+        sealed::seal(&file)?;
         ring::prepare(segment.words(), getrandom::u64().map_err(io::Error::other)?);
         Ok((segment, file))
     }
@@ -70,25 +51,12 @@ impl Segment {
     /// # Errors
     /// It is no memory file, lacks a seal, has an impossible size or a hole; or there is no memory to map it.
     pub(super) fn open(file: OwnedFd) -> io::Result<Self> {
-        let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        // Only memory files have seals.
-        let seals = rustix::fs::fcntl_get_seals(&file).map_err(|_| wrong("its segment is no memory file"))?;
-        if !seals.contains(SEALS) {
-            return Err(wrong("its segment lacks a seal"));
-        }
-        if rustix::fs::fstatfs(&file)?.f_type as i64 != TMPFS {
-            return Err(wrong("its segment is made of huge pages"));
-        }
-        // From here on nothing of this can change, because of the seals.
-        let stat = rustix::fs::fstat(&file)?;
-        let length = usize::try_from(stat.st_size).unwrap_or(0);
+        let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+        let length = sealed::length_of(&file).map_err(|error| wrong(format!("its segment is of no use: {error}")))?;
+        let length = usize::try_from(length).unwrap_or(0);
         let ring = length.saturating_sub(CONTROL);
         if !(RING_MIN..=RING_MAX).contains(&ring) || !ring.is_power_of_two() {
-            return Err(wrong("its segment has an impossible size"));
-        }
-        // A page that is missing is one that memory may be missing for when it is read.
-        if (stat.st_blocks as u64).saturating_mul(BLOCK) < length as u64 {
-            return Err(wrong("its segment has holes"));
+            return Err(wrong("its segment has an impossible size".to_owned()));
         }
         Self::map(&file, length, ProtFlags::READ)
     }

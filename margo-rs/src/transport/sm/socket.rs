@@ -33,6 +33,19 @@ pub(super) enum Drained {
     Closed,
 }
 
+/// Length of a packet that hands over a loan: its number, little-endian.
+const LOAN_LEN: usize = 8;
+
+/// A packet after the first.
+enum Packet {
+    /// Whatever it holds.
+    Bell,
+    /// A loan's number and its file.
+    Loan(u64, OwnedFd),
+    /// There is none, and there will be none.
+    Closed,
+}
+
 /// A first packet: its bytes and what came with them.
 pub(super) type Greeting = ([u8; HELLO_LEN], OwnedFd);
 
@@ -72,27 +85,42 @@ impl Socket {
 
     /// Sends the first packet, and a segment with it.
     pub(super) fn send_greeting(&self, hello: &[u8; HELLO_LEN], segment: &OwnedFd) -> Result<(), Errno> {
+        self.send_file(hello, segment)
+    }
+
+    /// Hands over a loan's file. `AGAIN` if the peer has not looked at too many other packets yet.
+    pub(super) fn send_loan(&self, loan: u64, file: &OwnedFd) -> Result<(), Errno> {
+        self.send_file(&loan.to_le_bytes(), file)
+    }
+
+    fn send_file(&self, bytes: &[u8], file: &OwnedFd) -> Result<(), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [segment.as_fd()];
+        let descriptors = [file.as_fd()];
         control.push(SendAncillaryMessage::ScmRights(&descriptors));
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let sent = self.with(|socket| net::sendmsg(socket, &[IoSlice::new(hello)], &mut control, flags))?;
-        if sent == HELLO_LEN { Ok(()) } else { Err(Errno::MSGSIZE) }
+        let sent = self.with(|socket| net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?;
+        if sent == bytes.len() { Ok(()) } else { Err(Errno::MSGSIZE) }
     }
 
     /// Takes the peer's first packet: `None` if it is anything else than a hello and one descriptor.
     pub(super) fn receive_greeting(&self) -> Result<Option<Greeting>, Errno> {
         // One byte more than there must be shows a packet that is longer.
         let mut bytes = [0; HELLO_LEN + 1];
+        let (count, segment) = self.receive(&mut bytes)?;
+        if count == 0 {
+            return Err(Errno::CONNRESET);
+        }
+        let (Some(hello), Some(segment), HELLO_LEN) = (bytes.first_chunk(), segment, count) else { return Ok(None) };
+        Ok(Some((*hello, segment)))
+    }
+
+    /// Takes a packet, and the descriptor that came with it if it is whole and there is exactly one.
+    fn receive(&self, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let received =
-            self.with(|socket| net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags))?;
-        if received.bytes == 0 {
-            return Err(Errno::CONNRESET);
-        }
+        let received = self.with(|socket| net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut control, flags))?;
         // What does not fit is closed by the kernel; what is not wanted, when it is dropped here.
         let mut descriptors = Vec::new();
         for message in control.drain() {
@@ -100,14 +128,19 @@ impl Socket {
                 descriptors.extend(rights);
             }
         }
-        let complete =
-            received.bytes == HELLO_LEN && !received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
-        let segment = descriptors.pop();
-        let (Some(hello), Some(segment), true) = (bytes.first_chunk(), segment, complete && descriptors.is_empty())
-        else {
-            return Ok(None);
-        };
-        Ok(Some((*hello, segment)))
+        let complete = !received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
+        let file = descriptors.pop().filter(|_| complete && descriptors.is_empty());
+        Ok((received.bytes, file))
+    }
+
+    fn receive_packet(&self) -> Result<Packet, Errno> {
+        let mut bytes = [0; LOAN_LEN + 1];
+        let (count, file) = self.receive(&mut bytes)?;
+        Ok(match (count, file, bytes.first_chunk()) {
+            (0, ..) => Packet::Closed,
+            (LOAN_LEN, Some(file), Some(loan)) => Packet::Loan(u64::from_le_bytes(*loan), file),
+            _ => Packet::Bell,
+        })
     }
 
     /// Wakes the peer. Packets that wait already will do as well.
@@ -116,14 +149,13 @@ impl Socket {
         let _ = self.with(|socket| net::send(socket, &[0], SendFlags::NOSIGNAL | SendFlags::DONTWAIT));
     }
 
-    /// Takes in what the bell left. What the packets hold is of no interest.
-    pub(super) fn drain(&self) -> Drained {
+    /// Takes in what the bell left, and hands loans to `on_loan`. What other packets hold is of no interest.
+    pub(super) fn drain(&self, mut on_loan: impl FnMut(u64, OwnedFd)) -> Drained {
         for _ in 0..PACKETS_MAX {
-            let received =
-                self.with(|socket| net::recv(socket, &mut [0; 1][..], RecvFlags::DONTWAIT).map(|(count, _)| count));
-            match received {
-                Ok(0) => return Drained::Closed,
-                Ok(_) | Err(Errno::INTR) => {}
+            match self.receive_packet() {
+                Ok(Packet::Closed) => return Drained::Closed,
+                Ok(Packet::Loan(loan, file)) => on_loan(loan, file),
+                Ok(Packet::Bell) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Drained::Empty,
                 Err(_) => return Drained::Closed,
             }

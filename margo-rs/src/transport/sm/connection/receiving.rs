@@ -7,6 +7,7 @@ use crate::buffer::Payload;
 use crate::bulk::{TransferError, Withdrawn};
 use crate::transport::{CallId, Flush, LinkEvents};
 use crate::wire::{Event, Held, HeldRequest, Inbound, Refusal, WireError};
+use parking_lot::MutexGuard;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ const READ_QUANTUM: usize = 2 * 1024 * 1024;
 const PROGRESS_MIN: u64 = 256 * 1024;
 
 /// What a peer did wrong in which of its transfers.
-type WrongTransfer = (u64, &'static str);
+pub(super) type WrongTransfer = (u64, &'static str);
 
 /// The peer broke the protocol of the frames.
 fn broken(error: WireError) -> String {
@@ -45,7 +46,22 @@ impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
     fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
         // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let outcome = self.read_on(scratch);
+            match self.copy_on() {
+                Ok(copied) => {
+                    if copied {
+                        ReadOutcome::MoreToCome
+                    } else {
+                        outcome
+                    }
+                }
+                Err((call, what)) => {
+                    self.fail(&broken(WireError::Transfer { call, what }));
+                    ReadOutcome::Drained
+                }
+            }
+        }));
         outcome.unwrap_or_else(|_| {
             tracing::error!(peer = %self.peer, "a callback panicked");
             self.fail("internal error");
@@ -183,7 +199,18 @@ impl Connection {
             }
             Event::GoAway => events.on_go_away(),
             bulk => {
-                if let Err(error) = self.handle_bulk(bulk, events) {
+                let handled = match bulk {
+                    Event::Borrow(call, head) => self.handle_borrow(call, &head, events),
+                    Event::Lend(call, head, loan) => self.handle_lend(call, &head, loan, events),
+                    Event::Lent(call, loan) => self.handle_lent(call, loan),
+                    Event::LoanEnd(loan) => self.handle_loan_end(loan),
+                    Event::LoanReturn(loan) => {
+                        self.handle_loan_return(loan);
+                        Ok(())
+                    }
+                    other => self.handle_bulk(other, events),
+                };
+                if let Err(error) = handled {
                     wrong.set(Some(error));
                 }
             }
@@ -249,16 +276,21 @@ impl Connection {
             Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
             _ => return Ok(()),
         }
+        self.send_what_that_took(outbox);
+        if let Some((call, outcome)) = ended {
+            events.on_transferred(CallId(call), outcome);
+        }
+        Ok(())
+    }
+
+    /// Sends what was queued for the peer, soon.
+    pub(super) fn send_what_that_took(&self, mut outbox: MutexGuard<'_, Outbox>) {
         let something_to_send = !outbox.queue.is_empty();
         self.note_queued(&mut outbox);
         drop(outbox);
         if something_to_send {
             self.schedule(Flush::Later);
         }
-        if let Some((call, outcome)) = ended {
-            events.on_transferred(CallId(call), outcome);
-        }
-        Ok(())
     }
 
     /// Ends the pushes of ours whose region was taken back while they were being sent.

@@ -246,6 +246,9 @@ impl Connection {
             }
             Event::PushReady(call) => transfers.handle_ready(call, queue),
             Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
+            Event::Borrow(call, ..) | Event::Lend(call, ..) | Event::Lent(call, ..) => {
+                return Err((call, "there is no shared memory to lend"));
+            }
             _ => return Ok(()),
         }
         let something_to_send = !outbox.queue.is_empty();
