@@ -6,6 +6,7 @@ mod calls;
 mod cancel;
 mod faults;
 mod handlers;
+mod lent;
 mod lifecycle;
 mod limits;
 mod network;
