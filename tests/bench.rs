@@ -28,6 +28,10 @@ const CASES: [&str; 20] = [
     "fair/64B/1000",
 ];
 
+/// Over shared memory alone, behind `push/16MiB`.
+const VECTORS: [&str; 6] =
+    ["pull-vec/64KiB", "pull-vec/1MiB", "pull-vec/16MiB", "push-vec/64KiB", "push-vec/1MiB", "push-vec/16MiB"];
+
 const SEALED: [&str; 18] = [
     "sealed/0B/1",
     "sealed/64B/1",
@@ -94,7 +98,9 @@ fn is_positive(value: &Value) -> bool {
 fn every_case_has_its_figures_in_the_json_over_each_transport() {
     for transport in ["native+tcp", "native+sm", "same-node"] {
         let report = json(&[&QUICK[..], &["--json", "--transport", transport]].concat());
-        assert_eq!(names(&report), CASES);
+        let (moves, crowds) = CASES.split_at(14);
+        let vectors = if transport == "sm" { &VECTORS[..] } else { &[] };
+        assert_eq!(names(&report), [moves, vectors, crowds].concat());
         for row in rows(&report) {
             assert_eq!(row["transport"], transport, "{row}");
             for figure in ["p50_us", "p99_us", "per_s", "floor", "ratio"] {

@@ -28,9 +28,8 @@ FAMILIES = {
     "handshake": ("Opening a session", "", "median, µs", "p50_us"),
 }
 UNITS = {"MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-KINDS = (
-    "call", "sealed", "crowd", "sealed-crowd", "fair", "sealed-fair", "pull", "push", "sealed-pull", "sessions", "handshake",
-)
+MOVES = ("pull", "push", "pull-vec", "push-vec")
+KINDS = ("call", "sealed", "crowd", "sealed-crowd", "fair", "sealed-fair", "sealed-pull", "sessions", "handshake", *MOVES)
 
 
 def size_of(text):
@@ -49,7 +48,7 @@ def place(row):
     line = f"{row['transport']} {kind}"
     if kind in ("call", "sealed"):
         yield ("latency" if rest[1] == "1" else "rate"), line, size_of(rest[0])
-    elif kind in ("pull", "push"):
+    elif kind in MOVES:
         yield "bulk", line, size_of(rest[0])
     elif kind == "sealed-pull":
         yield "bulk", f"{line}, {rest[1]}", size_of(rest[0])

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use margo_rs::bulk::{BulkDescriptor, Region};
+use margo_rs::bulk::{BulkDescriptor, Memory, Region};
 use margo_rs::{Endpoint, Engine};
 use mochi_auth::Connection;
 use mochi_auth::bulk::Level;
@@ -10,10 +10,10 @@ use mochi_rs::program::Outcome;
 
 use super::Setup;
 use super::calls::auth::{self, STORE};
-use super::case::{Case, Kind};
+use super::case::Case;
 use super::rounds::Span;
 use super::sample::{Recorder, Sample};
-use super::serve::REGION;
+use super::serve::{self, REGION};
 use super::target::{self, Target};
 
 /// Measures the case.
@@ -24,8 +24,9 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Samp
         let address = target.address();
         let builder = || Engine::builder(address).progress(setup.options.progress.progress());
         let (engine, server) = target::reach(setup, address, false, builder).await?;
-        let remote = server.call(REGION, &(case.size as u64)).await?;
-        let here = engine.stage(vec![0x5a; case.size])?;
+        let is_of_vectors = case.kind.is_of_vectors();
+        let remote = server.call(REGION, &(case.size as u64, is_of_vectors)).await?;
+        let here = engine.stage(serve::memory(&engine, case.size, is_of_vectors || case.kind.is_pull()))?;
         move_for(&server, case, &remote, &here, span.warmup).await?;
         move_for(&server, case, &remote, &here, span.duration).await
     });
@@ -37,16 +38,19 @@ async fn move_for(
     server: &Endpoint,
     case: Case,
     remote: &BulkDescriptor,
-    here: &Region,
+    here: &Region<Box<dyn Memory>>,
     duration: Duration,
 ) -> Outcome<Sample> {
     let mut recorder = Recorder::new()?;
     let begin = Instant::now();
     let mut start = begin;
     loop {
-        match case.kind {
-            Kind::Push => server.push(here, remote).await?,
-            _ => server.pull(remote, here).await?,
+        if case.kind.is_pull() {
+            server.pull(remote, here).await?;
+        } else if case.kind.is_of_vectors() {
+            server.push(here, remote).await?;
+        } else {
+            server.push(here.lend(), remote).await?;
         }
         let now = Instant::now();
         recorder.record(now - start, 1)?;

@@ -55,6 +55,26 @@ pub(super) enum Kind {
     Push,
     /// Bulk data that the server's handler pulls and checks, in a session.
     Protected(Level),
+    /// As `Pull`, from and to vectors.
+    PullVec,
+    /// As `Push`, from and to vectors.
+    PushVec,
+}
+
+impl Kind {
+    /// Whether bulk data is moved.
+    pub(super) fn moves(self) -> bool {
+        self.is_pull() || matches!(self, Kind::Push | Kind::PushVec)
+    }
+
+    pub(super) fn is_pull(self) -> bool {
+        matches!(self, Kind::Pull | Kind::PullVec)
+    }
+
+    /// Whether that is between vectors, instead of memory of the engines'.
+    pub(super) fn is_of_vectors(self) -> bool {
+        matches!(self, Kind::PullVec | Kind::PushVec)
+    }
 }
 
 /// What a case is about, and so what its ratio compares.
@@ -95,7 +115,9 @@ impl Case {
             of(Kind::Crowd).chain(of(Kind::Fair))
         };
         let sessions = SESSIONS.into_iter().map(move |sessions| case(Kind::Sessions, true, SMALL, sessions));
-        let plain = echoes(false).chain(moves(Kind::Pull)).chain(moves(Kind::Push)).chain(crowds(false));
+        let own = moves(Kind::Pull).chain(moves(Kind::Push));
+        let vectors = moves(Kind::PullVec).chain(moves(Kind::PushVec));
+        let plain = echoes(false).chain(own).chain(vectors).chain(crowds(false));
         let handshake = case(Kind::Handshake, true, 0, 1);
         let levels = [Level::None, Level::Integrity, Level::Private];
         let protected = levels.into_iter().map(move |level| case(Kind::Protected(level), true, PROTECTED, 1));
@@ -129,7 +151,8 @@ impl Case {
 
     pub(super) fn aspect(&self) -> Aspect {
         match self.kind {
-            Kind::Pull | Kind::Push | Kind::Protected(_) | Kind::Fair => Aspect::Rate,
+            Kind::Protected(_) | Kind::Fair => Aspect::Rate,
+            kind if kind.moves() => Aspect::Rate,
             Kind::Call if self.count > 1 => Aspect::Rate,
             _ => Aspect::Latency,
         }
@@ -148,6 +171,8 @@ impl fmt::Display for Case {
             (Kind::Protected(Level::None), _) => return f.pad(&format!("sealed-pull/{size}/none")),
             (Kind::Protected(Level::Integrity), _) => return f.pad(&format!("sealed-pull/{size}/integrity")),
             (Kind::Protected(Level::Private), _) => return f.pad(&format!("sealed-pull/{size}/private")),
+            (Kind::PullVec, _) => return f.pad(&format!("pull-vec/{size}")),
+            (Kind::PushVec, _) => return f.pad(&format!("push-vec/{size}")),
             (Kind::Call, false) => "call",
             (Kind::Call, true) => "sealed",
             (Kind::Crowd, false) => "crowd",
@@ -216,6 +241,7 @@ mod tests {
         assert_eq!(name(Kind::Pull, false, 16 << 20, 1), "pull/16MiB");
         assert_eq!(name(Kind::Push, false, 64 << 10, 1), "push/64KiB");
         assert_eq!(name(Kind::Protected(Level::Private), true, 16 << 20, 1), "sealed-pull/16MiB/private");
+        assert_eq!(name(Kind::PullVec, false, 64 << 10, 1), "pull-vec/64KiB");
     }
 
     #[test]

@@ -62,7 +62,10 @@ transports, such as ofi+tcp and na+sm, it is C Margo on the same plugin, with it
 --progress says, if pkg-config and cc find it; the notes say so. Each round measures case and floor. The ratio is the figure over its floor: of the median times for `/1` (1 is best, higher is slower), of the \
 calls per second for `/64` (1 is best, lower is slower). `pull` and `push` move bulk data between memory of the two \
 processes, one transfer after the other; their floor is bytes that stream over a bare socket without a pause or, under \
-shared memory, one memcpy, and the ratio is of transfers per second. All figures of a row are those of one round, the one \
+shared memory, one memcpy, and the ratio is of transfers per second. The memory of the sending side is the engine's own \
+(`Engine::allocate`; a push lends it: `Region::lend`), moved again and again, so that over shared memory the first few \
+transfers pay for what the others save; what is received goes to a vector in a pull. `pull-vec` and `push-vec`, over shared \
+memory alone, are between vectors: also what a region pays whose memory is moved only once or twice. All figures of a row are those of one round, the one \
 with the median ratio. B/s counts payload, one way.
 
 `crowd/64B/1000` is one client that calls while 999 others are connected; its floor is the same without the others. \
@@ -288,20 +291,25 @@ fn measure(options: &Options) -> Outcome {
     if let Some(server) = &options.server {
         target::check(server)?;
     }
+    let wanted: Vec<(&String, Case)> =
+        transports.iter().flat_map(|transport| cases.iter().map(move |case| (transport, *case))).collect();
+    // Elsewhere all memory is the same.
+    let differs = |transport: &str, case: &Case| !case.kind.is_of_vectors() || floor::has_memory_of_its_own(transport);
+    let wanted: Vec<_> = wanted.into_iter().filter(|(transport, case)| differs(transport, case)).collect();
+    if wanted.is_empty() {
+        return Err("no case left: those of vectors (`pull-vec`, `push-vec`) are for shared memory alone".into());
+    }
     let mut rows = Vec::new();
-    let count = transports.len() * cases.len();
     let margo = OnceCell::new();
-    for transport in &transports {
-        let wanted = options.server.is_none() && floor::is_mercurys(transport);
-        let margo = wanted.then(|| margo.get_or_init(Margo::build));
-        for &case in &cases {
-            let auth = case.sealed.then(|| options.auth.unwrap_or(Mechanism::Key));
-            let number = rows.len() + 1;
-            let show = |round: u32| show_progress(number, count, case, round, options.rounds);
-            let row = rounds::measure(&Setup { options, transport, auth, margo }, case, show);
-            clear_progress();
-            rows.push(row?);
-        }
+    for &(transport, case) in &wanted {
+        let is_compared = options.server.is_none() && floor::is_mercurys(transport);
+        let margo = is_compared.then(|| margo.get_or_init(Margo::build));
+        let auth = case.sealed.then(|| options.auth.unwrap_or(Mechanism::Key));
+        let number = rows.len() + 1;
+        let show = |round: u32| show_progress(number, wanted.len(), case, round, options.rounds);
+        let row = rounds::measure(&Setup { options, transport, auth, margo }, case, show);
+        clear_progress();
+        rows.push(row?);
     }
     let report = Report::new(options, machine, rows);
     if let Some(save) = &mut save {

@@ -14,7 +14,7 @@ fn floor_of(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Option<Sample>
     let calls = |case| calls::measure(setup, case, span).map(Some);
     match case.kind {
         Kind::Call if case.sealed => calls(case.plain()),
-        Kind::Call | Kind::Pull | Kind::Push => floor::measure(setup, case, span),
+        Kind::Call | Kind::Pull | Kind::Push | Kind::PullVec | Kind::PushVec => floor::measure(setup, case, span),
         Kind::Handshake => {
             let mut plain = calls::measure(setup, case.plain(), span)?;
             plain.p50_us += calls::daemon_time(setup, span)?.as_secs_f64() * 1e6;
@@ -49,7 +49,7 @@ impl Pair {
 
 fn figure_of(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Sample> {
     match case.kind {
-        Kind::Pull | Kind::Push => bulk::measure(setup, case, span),
+        kind if kind.moves() => bulk::measure(setup, case, span),
         Kind::Protected(level) => bulk::measure_protected(setup, case, level, span),
         _ => calls::measure(setup, case, span),
     }

@@ -6,7 +6,7 @@ use std::future;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use margo_rs::bulk::{BulkDescriptor, Permission, Region};
+use margo_rs::bulk::{BulkDescriptor, Memory, Permission, Region};
 use margo_rs::codec::Blob;
 use margo_rs::{Engine, Rpc};
 use mochi_auth::AuthServer;
@@ -18,8 +18,8 @@ use super::target::{SAME_NODE, listen_address};
 use super::{Waiting, machine, process};
 
 pub(super) const ECHO: Rpc<Blob, Blob> = Rpc::new("bench_echo");
-/// Has the server expose so many bytes.
-pub(super) const REGION: Rpc<u64, BulkDescriptor> = Rpc::new("bench_region");
+/// Has the server expose so many bytes: a vector if `true`, else memory of the engine's.
+pub(super) const REGION: Rpc<(u64, bool), BulkDescriptor> = Rpc::new("bench_region");
 pub(super) const STATE: Rpc<(), State> = Rpc::new("bench_state");
 
 /// Largest region, in bytes.
@@ -121,10 +121,12 @@ async fn start(arguments: &Arguments) -> Outcome<Server> {
 
 fn expose_on_request(engine: &Engine) -> Outcome {
     let here = engine.clone();
-    let exposed: Mutex<VecDeque<Region>> = Mutex::default();
-    engine.register(REGION, move |_request, size: u64| {
+    let exposed: Mutex<VecDeque<Region<Box<dyn Memory>>>> = Mutex::default();
+    engine.register(REGION, move |_request, (size, is_vector): (u64, bool)| {
         let region = match size {
-            0..=REGION_MAX => here.expose(vec![0xa5; size as usize], Permission::ReadWrite).map_err(Into::into),
+            0..=REGION_MAX => {
+                here.expose(memory(&here, size as usize, is_vector), Permission::ReadWrite).map_err(Into::into)
+            }
             _ => Err("too large a region".into()),
         };
         let descriptor = region.map(|region| {
@@ -139,6 +141,16 @@ fn expose_on_request(engine: &Engine) -> Outcome {
         async move { descriptor }
     })?;
     Ok(())
+}
+
+/// Memory for transfers: a vector, or of the engine's.
+pub(super) fn memory(engine: &Engine, size: usize, is_vector: bool) -> Box<dyn Memory> {
+    if is_vector {
+        return Box::new(vec![0xa5; size]);
+    }
+    let mut memory = engine.allocate(size);
+    memory.fill(0xa5);
+    Box::new(memory)
 }
 
 /// Memory of this process that is in use, in bytes.

@@ -221,7 +221,7 @@ async fn soak(setup: &Setup<'_>, address: &str, calls: u64) -> Outcome<Soaked> {
 
 /// Memory of the server, if the transport moves any.
 async fn region(client: &Client) -> Outcome<Option<BulkDescriptor>> {
-    let Ok(remote) = client.endpoint().call(REGION, &(BULK as u64)).await else { return Ok(None) };
+    let Ok(remote) = client.endpoint().call(REGION, &(BULK as u64, true)).await else { return Ok(None) };
     let here = client.endpoint().stage(vec![0; BULK])?;
     match client.endpoint().pull(&remote, &here).await {
         Ok(()) => Ok(Some(remote)),

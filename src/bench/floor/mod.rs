@@ -43,6 +43,12 @@ fn ground(transport: &str) -> Option<Ground> {
     }
 }
 
+/// Whether it makes a difference over the transport which memory bulk data is in.
+pub(super) fn has_memory_of_its_own(transport: &str) -> bool {
+    // Mercury's copies once whatever the memory is.
+    transport.parse().is_ok_and(|address: Address| matches!(address.protocol(), "sm" | "native+sm"))
+}
+
 /// Measures the floor of the case, an echo or a bulk transfer. `None` where there is none: under a network that is not
 /// known here, and towards a server that runs elsewhere.
 pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Option<Sample>> {
@@ -52,7 +58,7 @@ pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Opti
     if let Some(Ok(margo)) = setup.margo {
         return margo.measure(setup, case, span).map(Some);
     }
-    let moves = matches!(case.kind, Kind::Pull | Kind::Push);
+    let moves = case.kind.moves();
     let sample = match ground(setup.transport) {
         None => return Ok(None),
         Some(Ground::Tcp) if moves => stream::measure(setup, case, span)?,

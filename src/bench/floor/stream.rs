@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mochi_rs::program::Outcome;
 
-use super::super::case::{Case, Kind};
+use super::super::case::Case;
 use super::super::process::{self, Server};
 use super::super::rounds::Span;
 use super::super::sample::{Recorder, Sample};
@@ -35,13 +35,13 @@ pub(crate) struct Arguments {
 pub(super) fn measure(setup: &Setup<'_>, case: Case, span: Span) -> Outcome<Sample> {
     let mut arguments = vec![format!("--size={}", case.size)];
     arguments.extend(setup.options.pin.map(|pins| format!("--pin={}", pins.server)));
-    if case.kind == Kind::Push {
+    if !case.kind.is_pull() {
         arguments.push("--receive".to_owned());
     }
     let mut server = Server::start("stream", &arguments)?;
     let client = || {
         let stream = tcp::ready(TcpStream::connect(server.address())?)?;
-        let mut client = Streaming::new(stream, case.size, case.kind == Kind::Pull);
+        let mut client = Streaming::new(stream, case.size, case.kind.is_pull());
         client.run_for(span.warmup)?;
         client.run_for(span.duration)
     };
