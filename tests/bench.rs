@@ -99,7 +99,7 @@ fn every_case_has_its_figures_in_the_json_over_each_transport() {
     for transport in ["native+tcp", "native+sm", "same-node"] {
         let report = json(&[&QUICK[..], &["--json", "--transport", transport]].concat());
         let (moves, crowds) = CASES.split_at(14);
-        let vectors = if transport == "sm" { &VECTORS[..] } else { &[] };
+        let vectors = if transport == "native+sm" { &VECTORS[..] } else { &[] };
         assert_eq!(names(&report), [moves, vectors, crowds].concat());
         for row in rows(&report) {
             assert_eq!(row["transport"], transport, "{row}");
@@ -210,7 +210,7 @@ fn a_soak_calls_over_each_transport_and_in_sessions_and_finds_nothing_grown() {
         assert_eq!(is_positive(sessions), soaked["sealed"] == true, "{soaked}");
     }
     let text = stdout(&bench(&["soak", "--calls", "1000", "--transport", "native+sm", "--plain"]));
-    assert!(text.starts_with("sm: ") && text.ends_with("flat\n") && text.lines().count() == 1, "{text}");
+    assert!(text.starts_with("native+sm: ") && text.ends_with("flat\n") && text.lines().count() == 1, "{text}");
 }
 
 #[test]

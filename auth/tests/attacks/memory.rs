@@ -28,21 +28,27 @@ fn found() -> usize {
     for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with("rw"))) {
         let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
         let parse = |address| u64::from_str_radix(address, 16).expect("an address");
-        let (mut from, to) = (parse(from), parse(to));
-        while from < to {
-            let len = chunk.len().min((to - from) as usize);
-            let Ok(read) = memory.read_at(&mut chunk[..len], from) else { break };
-            // Most of it is empty, which is seen faster so.
-            if chunk[..read] != zeros[..read] {
-                found += chunk[..read].windows(LEN).filter(|window| (0..LEN).all(|at| window[at] == byte(at))).count();
+        let (from, to) = (parse(from), parse(to));
+        // What was read is not looked through again.
+        let own = chunk.as_ptr().addr() as u64;
+        let behind = own + chunk.len() as u64;
+        for (mut from, to) in [(from, to.min(own)), (from.max(behind), to)] {
+            while from < to {
+                let len = chunk.len().min((to - from) as usize);
+                let Ok(read) = memory.read_at(&mut chunk[..len], from) else { break };
+                // Most of it is empty, which is seen faster so.
+                if chunk[..read] != zeros[..read] {
+                    let is_it = |window: &&[u8]| (0..LEN).all(|at| window[at] == byte(at));
+                    found += chunk[..read].windows(LEN).filter(is_it).count();
+                }
+                if read < len || from + len as u64 == to {
+                    break;
+                }
+                from += (len - LEN + 1) as u64;
             }
-            if read < len || from + len as u64 == to {
-                break;
-            }
-            from += (len - LEN + 1) as u64;
         }
-        chunk.as_mut_slice().zeroize(); // it may be searched itself
     }
+    chunk.as_mut_slice().zeroize(); // the next search must not find what it holds
     found
 }
 
