@@ -57,6 +57,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
+/// How a connection ends whose peer has left by the other way.
+pub(super) const OTHER_WAY_ENDED: &str = "the other way to the peer has ended";
+
 /// The transport that had nothing last is polled this rarely, in polls.
 const OTHER_EVERY: u32 = 8;
 /// Links through shared memory that a server takes in, of 132 KiB of its own each: 33 MiB in all.

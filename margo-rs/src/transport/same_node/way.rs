@@ -1,6 +1,7 @@
 //! A link that has two ways to its peer, of which it uses one.
 
 use super::super::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
+use super::OTHER_WAY_ENDED;
 use super::offer::Offer;
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
@@ -385,7 +386,7 @@ impl LinkEvents for Side {
             return;
         }
         if ends {
-            self.way.close_both("the other way to the peer has ended");
+            self.way.close_both(OTHER_WAY_ENDED);
             self.events.on_lost(error);
         } else if self.course == course::SM
             && self.is_client()

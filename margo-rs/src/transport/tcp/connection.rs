@@ -3,7 +3,7 @@
 mod receiving;
 mod sending;
 
-use super::super::same_node::{Offer, Route};
+use super::super::same_node::{OTHER_WAY_ENDED, Offer, Route};
 use super::socket::Socket;
 use super::{Shared, is_here};
 use crate::address::Address;
@@ -370,7 +370,9 @@ impl Connection {
         };
         let shared = self.shared.upgrade();
         let worth_a_warning = match &error {
-            LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
+            LinkError::Connect(_) => {
+                self.accepted && ![CLOSED_BY_PEER, OTHER_WAY_ENDED].iter().any(|usual| reason.ends_with(usual))
+            }
             LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
         };
         if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
