@@ -54,11 +54,13 @@ fn compile(name: &str, pkg_config_path: Option<String>) -> Option<PathBuf> {
         return None;
     };
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Another process may run the same tests, and its program, right now.
+    let own = program.with_extension(std::process::id().to_string());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mercury/stranger.c");
     let status = Command::new("cc")
         .arg(source)
         .arg("-o")
-        .arg(&program)
+        .arg(&own)
         .args(flags.split_whitespace())
         .arg(format!("-Wl,-rpath,{}", libraries.trim()))
         .status();
@@ -69,6 +71,7 @@ fn compile(name: &str, pkg_config_path: Option<String>) -> Option<PathBuf> {
             return None;
         }
     }
+    std::fs::rename(&own, &program).expect("a program of its own");
     Some(program)
 }
 

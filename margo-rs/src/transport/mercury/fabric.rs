@@ -655,7 +655,7 @@ pub(super) unsafe fn deliver(handle: hg::hg_handle_t, fabric: Arc<Fabric>) {
     without_panic(move || {
         let receiver = fabric.receiver.get().and_then(Weak::upgrade);
         // Others may trigger on a context that is not ours.
-        let _inside = fabric.given.and_then(|_| receiver.as_ref()).map(|receiver| receiver.enter());
+        let _inside = fabric.given.and(receiver.as_ref()).map(|receiver| receiver.enter());
         let request = Arc::new(Incoming { handle, fabric, answered: AtomicBool::new(false) });
         if let Some(receiver) = receiver {
             receiver.on_request(&request);
