@@ -81,16 +81,19 @@ fn build(source: &str, compiler: &str, package: &str, name: &str) -> Option<Path
     let flags = String::from_utf8(flags.stdout).expect("flags are text");
     let libraries = String::from_utf8(libraries.stdout).expect("a directory is text");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Another process may run the same tests, and its program, right now.
+    let own = program.with_extension(std::process::id().to_string());
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop").join(source);
     let compiled = Command::new(compiler)
         .arg(source)
         .arg("-o")
-        .arg(&program)
+        .arg(&own)
         .args(flags.split_whitespace())
         .arg(format!("-Wl,-rpath,{}", libraries.trim()))
         .status()
         .expect("there is a compiler");
     assert!(compiled.success(), "{name} does not compile");
+    std::fs::rename(&own, &program).expect("a program of its own");
     Some(program)
 }
 
