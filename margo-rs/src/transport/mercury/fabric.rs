@@ -9,6 +9,7 @@
 use super::Inside;
 use super::bulk::Over;
 use super::given::{self, GivenContext};
+use super::numbers::{NUMBERS, SHARED_MEMORY, number_in};
 use super::options::Options;
 use mochi_sys::mercury as hg;
 use parking_lot::{Mutex, RwLock};
@@ -29,20 +30,6 @@ const SPARE_MAX: usize = 256;
 const TRIGGER_MAX: u32 = 256;
 /// Longest address text, in bytes.
 const ADDRESS_MAX: usize = crate::address::ADDRESS_MAX;
-
-/// The plugin of shared memory, where it is to choose an address.
-const SHARED_MEMORY: &[u8] = b"na+sm";
-
-/// The plugin of shared memory numbers the classes of a process from 0 to 255 and around again, without a look at those
-/// that live: one that listens under a number in use writes over the other's memory, and then does not start. This
-/// keeps the numbers apart.
-struct Numbers {
-    /// Of the next class, once one has told its own.
-    next: Option<u8>,
-    in_use: [bool; 256],
-}
-
-static NUMBERS: Mutex<Numbers> = Mutex::new(Numbers { next: None, in_use: [false; 256] });
 
 /// Held while a class begins or ends: in one process, shared memory's directories are made and removed by all.
 static BEGIN_OR_END: Mutex<()> = Mutex::new(());
@@ -346,33 +333,6 @@ impl Fabric {
         // SAFETY: the only context is gone, and nobody else has the class.
         succeed(unsafe { hg::HG_Finalize(self.class.as_ptr()) })
     }
-}
-
-impl Numbers {
-    /// Whether the next class would get a number that is in use. `None` if there is no other.
-    fn is_next_in_use(&self) -> Option<bool> {
-        let next = self.next.is_some_and(|next| self.in_use[usize::from(next)]);
-        (!next || self.in_use.contains(&false)).then_some(next)
-    }
-
-    /// The next number went to a class that is gone already.
-    fn pass(&mut self) {
-        self.next = self.next.map(|next| next.wrapping_add(1));
-    }
-
-    fn take(&mut self, number: u8) {
-        self.in_use[usize::from(number)] = true;
-        self.next = Some(number.wrapping_add(1));
-    }
-
-    fn give_back(&mut self, number: u8) {
-        self.in_use[usize::from(number)] = false;
-    }
-}
-
-/// The number in `na+sm://4711-3`.
-fn number_in(address: &str) -> Option<u8> {
-    address.rsplit_once('-')?.1.parse().ok()
 }
 
 /// An address that requests can be sent to.
@@ -722,22 +682,6 @@ pub(super) fn is_network_error(code: Code) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_in_use_are_passed_over() {
-        let mut numbers = Numbers { next: None, in_use: [false; 256] };
-        assert_eq!(numbers.is_next_in_use(), Some(false));
-        numbers.take(number_in("na+sm://4711-0").expect("a number"));
-        numbers.take(255);
-        assert_eq!(numbers.is_next_in_use(), Some(true), "0 lives");
-        numbers.pass();
-        assert_eq!(numbers.is_next_in_use(), Some(false), "1 is free");
-        (0..=255).for_each(|number| numbers.take(number));
-        assert_eq!(numbers.is_next_in_use(), None);
-        numbers.give_back(0);
-        assert_eq!(numbers.is_next_in_use(), Some(false));
-        assert_eq!(number_in("ofi+tcp://127.0.0.1:80"), None);
-    }
 
     #[test]
     fn shared_memory_starts_more_often_than_it_has_numbers_while_one_lives() {

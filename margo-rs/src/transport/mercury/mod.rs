@@ -33,6 +33,7 @@ mod grants;
 mod leftovers;
 mod link;
 mod location;
+mod numbers;
 #[allow(unsafe_code)]
 mod options;
 #[allow(unsafe_code)]
