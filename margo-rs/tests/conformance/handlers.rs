@@ -22,6 +22,7 @@ conformance! {
     the_parent_rpc_is_carried_on,
     handlers_call_other_servers,
     a_client_that_does_not_listen_is_called_back,
+    what_follows_an_answer_reaches_a_client_that_waits_for_nothing,
     waiting_in_an_asynchronous_handler_is_refused,
     a_stuck_provider_pool_stalls_nobody_else,
     a_deregistered_rpc_is_gone,
@@ -315,6 +316,35 @@ fn a_client_that_does_not_listen_is_called_back(setup: Setup) {
         assert_eq!(call.wait().unwrap(), format!("{n}, the client"));
     }
     assert_idle(&pair.client);
+    pair.assert_healthy();
+}
+
+fn what_follows_an_answer_reaches_a_client_that_waits_for_nothing(setup: Setup) {
+    const NOTE: Rpc<(), ()> = Rpc::<(), ()>::new("note").disable_response();
+    let pair = setup.pair();
+    let (told, hears) = mpsc::channel();
+    pair.client
+        .register(NOTE, move |_, ()| {
+            let told = told.clone();
+            async move { Ok(told.send(())?) }
+        })
+        .unwrap();
+    let ask: Rpc<(), ()> = Rpc::new("ask");
+    pair.server
+        .register_deferred(ask, |request, (), responder| async move {
+            let back = request.endpoint();
+            responder.respond(&());
+            if let Some(back) = back {
+                let _ = back.call(NOTE, &()).await;
+            }
+        })
+        .unwrap();
+    for _ in 0..60 {
+        // Long enough for the client's thread to go to sleep: whoever waits for the answer takes in what there is.
+        std::thread::sleep(Duration::from_millis(10));
+        pair.to.call(ask, &()).wait().unwrap();
+        assert_eq!(hears.recv_timeout(LONG), Ok(()));
+    }
     pair.assert_healthy();
 }
 

@@ -128,8 +128,13 @@ impl Polling {
         for active in &self.active {
             active.lane.bell.arm(active.connection.is_blocked());
         }
+        !self.has_work()
+    }
+
+    /// Whether something on the active links waits for the next poll.
+    pub(super) fn has_work(&self) -> bool {
         fence(Ordering::SeqCst);
-        !self.active.iter().any(Active::has_work)
+        self.active.iter().any(Active::has_work)
     }
 
     pub(super) fn disarm(&mut self) {

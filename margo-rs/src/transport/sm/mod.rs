@@ -512,6 +512,10 @@ impl Shared {
                 self.poller.wake();
             }
         }
+        if self.parked.load(Ordering::SeqCst) && polling.has_work() {
+            // Its bell has been rung, and whoever polls may leave now.
+            self.poller.wake();
+        }
         progress
     }
 
