@@ -1,11 +1,14 @@
 //! Peers that were lent memory, and what they can make of it afterwards.
 
 use crate::raw::Raw;
-use crate::{LENT_MIN, Mappings, OFTEN, SUM, alone, descriptors, eventually, filled, mappings, reach, serve};
-use margo_rs::Wait;
+use crate::{
+    LENT_MIN, Mappings, OFTEN, SUM, Wait, all_is_over, alone, descriptors_are_at_most, filled, links_are, mappings,
+    nothing_is_borrowed, nothing_is_lent, reach, serve,
+};
 use margo_rs::bulk::{BulkPool, Permission};
 use margo_rs::wire::Kind;
 use memmap2::MmapOptions;
+use mochi_test_support::descriptors;
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use std::fs::File;
@@ -30,7 +33,7 @@ fn all(map: &memmap2::MmapRaw, byte: u8) -> bool {
 #[test]
 fn a_kept_mapping_shows_nothing_that_was_written_after_the_region_was_taken_back() {
     let _alone = alone("a_kept_mapping_shows_nothing_that_was_written_after_the_region_was_taken_back");
-    eventually(|| mappings("self") == Mappings::default());
+    nothing_is_lent();
     let server = serve();
     let region = server.expose(filled(&server, LENT_MIN, 1), Permission::ReadOnly).unwrap();
     let mut raw = Raw::connect(&server);
@@ -136,7 +139,7 @@ fn a_push_lends_only_where_that_was_said_and_only_the_whole_region() {
     let server = serve();
     let (client, to) = reach(server.address().as_str());
     let target = server.expose(vec![0; LENT_MIN], Permission::WriteOnly).unwrap();
-    eventually(|| mappings("self").borrowed == 0);
+    nothing_is_borrowed("self");
     let here = client.stage(filled(&client, LENT_MIN, 1)).unwrap();
     let longer = client.stage(filled(&client, 2 * LENT_MIN, 1)).unwrap();
     for _ in 0..3 * OFTEN {
@@ -149,15 +152,15 @@ fn a_push_lends_only_where_that_was_said_and_only_the_whole_region() {
     }
     assert_eq!(mappings("self").borrowed, 1);
     drop(here);
-    eventually(|| mappings("self").borrowed == 0);
+    nothing_is_borrowed("self");
 }
 
 #[test]
 fn a_peer_that_keeps_what_it_was_lent_is_lent_no_more_than_some() {
     let _alone = alone("a_peer_that_keeps_what_it_was_lent_is_lent_no_more_than_some");
-    eventually(|| mappings("self") == Mappings::default());
+    nothing_is_lent();
     let server = serve();
-    let before = descriptors("self");
+    let before = descriptors("self").len();
     let mut raw = Raw::connect(&server);
     let mut kept = Vec::new();
     let lent = |raw: &mut Raw, kept: &mut Vec<OwnedFd>| {
@@ -185,11 +188,11 @@ fn a_peer_that_keeps_what_it_was_lent_is_lent_no_more_than_some() {
     assert_eq!(mappings("self").borrowed, 0);
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
     drop((raw, kept));
-    eventually(|| server.load().links == 1);
+    links_are(1, &server);
     pull();
     assert_eq!(mappings("self").borrowed, 1);
     drop((client, to, region, here));
     // Of all that nothing is left but the last one's.
-    eventually(|| server.load().links == 0 && mappings("self") == Mappings::default());
-    eventually(|| descriptors("self") <= before + 1);
+    all_is_over(&server);
+    descriptors_are_at_most(before + 1, "self");
 }

@@ -1,14 +1,15 @@
 //! Peers that die while data is copied, and what is left behind.
 
-use crate::{Mappings, OFTEN, alone, descriptors, eventually, filled, mappings, reach, serve};
+use crate::{
+    Mappings, OFTEN, Wait, all_is_over, alone, descriptors_are_at_most, filled, mappings, nothing_is_borrowed,
+    nothing_is_lent, reach, serve,
+};
 use margo_rs::bulk::{BulkDescriptor, Permission};
-use margo_rs::{Engine, Rpc, Wait};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use margo_rs::{Engine, Rpc};
+use mochi_test_support::{Process, comes_to, descriptors, role as given_role, say};
 use std::sync::Mutex;
 use std::time::Duration;
 
-const ROLE: &str = "MARGO_RS_LOANS_TEST_ROLE";
 /// Two regions of the server's: one to pull from, one to push into.
 const REGIONS: Rpc<(), (BulkDescriptor, BulkDescriptor)> = Rpc::new("regions");
 const SIZE: usize = 1 << 20;
@@ -16,12 +17,8 @@ const SIZE: usize = 1 << 20;
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some(role) = given_role() else { return };
     let _alone = alone("role");
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
     match role.split(' ').collect::<Vec<_>>()[..] {
         ["serve"] => {
             let server = serve();
@@ -61,69 +58,44 @@ fn with_regions(server: &Engine) -> impl Sized + use<> {
     (from, into)
 }
 
-struct Process {
-    child: Child,
-    says: String,
-}
-
-impl Process {
-    fn start(role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "killed::role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let says =
-            lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, says }
-    }
-
-    fn id(&self) -> String {
-        self.child.id().to_string()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A process of this module in a role.
+#[track_caller]
+fn start(role: &str) -> Process {
+    Process::start_in("killed::role", role)
 }
 
 #[test]
 fn clients_killed_while_they_copy_leave_nothing_at_the_server() {
     let _alone = alone("clients_killed_while_they_copy_leave_nothing_at_the_server");
-    let server = Process::start("serve");
+    let server = start("serve");
     let id = server.id();
     let kill_one = |micros| {
-        let client = Process::start(&format!("move {}", server.says));
+        let client = start(&format!("move {}", server.says));
         assert_eq!(client.says, "moving");
         assert_eq!(mappings(&id).borrowed, 1, "what it pushes is lent");
         assert_eq!(mappings(&client.id()).borrowed, 1, "what it pulls is lent");
         std::thread::sleep(Duration::from_micros(micros));
         drop(client);
-        eventually(|| mappings(&id).borrowed == 0);
+        nothing_is_borrowed(&id);
     };
     kill_one(0);
-    let (before, mapped) = (descriptors(&id), mappings(&id));
+    let (before, mapped) = (descriptors(&id).len(), mappings(&id));
     assert_eq!(mapped, Mappings { own: 1, ..Mappings::default() });
     for micros in [0, 150, 700, 1500, 3100] {
         kill_one(micros);
     }
-    eventually(|| descriptors(&id) <= before && mappings(&id) == mapped);
+    let held = || (descriptors(&id), mappings(&id));
+    comes_to("it holds what it held", held, |(held, lent)| held.len() <= before && *lent == mapped);
     // It serves on, and lends.
-    drop(Process::start(&format!("move {}", server.says)));
+    drop(start(&format!("move {}", server.says)));
 }
 
 #[test]
 fn a_server_killed_while_it_copies_ends_its_clients_transfers() {
     let _alone = alone("a_server_killed_while_it_copies_ends_its_clients_transfers");
-    eventually(|| mappings("self") == Mappings::default());
+    nothing_is_lent();
     for micros in [0, 400, 1300] {
-        let server = Process::start("serve");
+        let server = start("serve");
         let (client, to) = reach(&server.says);
         let (from, into) = to.call(REGIONS, &()).wait().unwrap();
         let here = client.stage(filled(&client, SIZE, 3)).unwrap();
@@ -142,14 +114,14 @@ fn a_server_killed_while_it_copies_ends_its_clients_transfers() {
         assert!(here.iter().all(|byte| *byte == 3));
         here.fill(4);
         drop((here, to, client));
-        eventually(|| mappings("self") == Mappings::default());
+        nothing_is_lent();
     }
 }
 
 #[test]
 fn many_regions_and_connections_leave_no_descriptor_and_no_mapping() {
     let _alone = alone("many_regions_and_connections_leave_no_descriptor_and_no_mapping");
-    eventually(|| mappings("self") == Mappings::default());
+    nothing_is_lent();
     let server = serve();
     let round = || {
         let (client, to) = reach(server.address().as_str());
@@ -165,9 +137,9 @@ fn many_regions_and_connections_leave_no_descriptor_and_no_mapping() {
         }
     };
     round();
-    eventually(|| server.load().links == 0 && mappings("self") == Mappings::default());
-    let before = descriptors("self");
+    all_is_over(&server);
+    let before = descriptors("self").len();
     (0..20).for_each(|_| round());
-    eventually(|| server.load().links == 0 && mappings("self") == Mappings::default());
-    eventually(|| descriptors("self") <= before);
+    all_is_over(&server);
+    descriptors_are_at_most(before, "self");
 }

@@ -1,10 +1,11 @@
 //! Peers that lend what cannot be used, or against the rules.
 
 use crate::raw::{Raw, SEALS, lend, memory_file, sealed_file};
-use crate::{LENT_MIN, SUM, alone, eventually, mappings, reach, serve};
+use crate::{LENT_MIN, Mappings, SUM, Wait, alone, links_are, mappings, reach, serve};
 use margo_rs::bulk::Permission;
 use margo_rs::wire::{Kind, Loan};
-use margo_rs::{Engine, Wait};
+use margo_rs::{Engine, Load};
+use mochi_test_support::{Mapping, comes_to};
 use rustix::fd::OwnedFd;
 use rustix::fs::SealFlags;
 
@@ -64,7 +65,7 @@ fn a_push_whose_loan_cannot_be_used_is_asked_for_its_data() {
     let server = serve();
     let region = server.expose(vec![0x11; LENT_MIN], Permission::ReadWrite).unwrap();
     // What the test before has left may be on its way out.
-    eventually(|| raw_mappings() == 0);
+    no_raw_mapping_is_left();
     let mut raw = Raw::connect(&server);
     let mut call = 0;
     let mut attempt = |raw: &mut Raw, loan: Loan, what: &str| {
@@ -101,20 +102,21 @@ fn a_push_whose_loan_cannot_be_used_is_asked_for_its_data() {
     assert_eq!(raw_mappings(), 1);
     is_fine(&server);
     drop(raw);
-    eventually(|| raw_mappings() == 0);
+    no_raw_mapping_is_left();
     assert!(region.into_inner().wait().iter().all(|byte| *byte == 0xee));
 }
 
 /// Mappings for reading of files that are made here.
 fn raw_mappings() -> usize {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     // Segments of rings can be told by their size.
     let ring = 4096 + 128 * 1024;
-    let is_ring = |line: &str| {
-        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        u64::from_str_radix(end, 16).unwrap() - u64::from_str_radix(start, 16).unwrap() == ring
-    };
-    maps.lines().filter(|line| line.contains("memfd:raw") && line.contains("r--s") && !is_ring(line)).count()
+    let made = |it: &Mapping| it.name.contains("memfd:raw") && it.permissions == "r--s" && it.size() != ring;
+    mochi_test_support::mappings("self").into_iter().filter(made).count()
+}
+
+#[track_caller]
+fn no_raw_mapping_is_left() {
+    comes_to("no mapping of a file that is made here", raw_mappings, |left| *left == 0);
 }
 
 #[test]
@@ -215,7 +217,9 @@ fn lending_against_the_rules_costs_the_connection_and_nothing_else() {
     raw.send(kind, 7, &body);
     raw.is_closed();
     assert!(region.into_inner().wait().iter().all(|byte| *byte == 0x11));
-    eventually(|| server.load().links == 0 && mappings("self").borrowed == 0);
+    let state = || (server.load(), mappings("self"));
+    let is_over = |(load, mappings): &(Load, Mappings)| load.links == 0 && mappings.borrowed == 0;
+    comes_to("no connections, and nothing is borrowed", state, is_over);
     is_fine(&server);
 }
 
@@ -240,7 +244,7 @@ fn data_for_a_push_that_is_copied_does_not_lead_out_of_its_range() {
         raw.send(Kind::TransferCancel, 1, &[]);
         // Whatever came first: it is the peer's own push that it spoils.
         drop(raw);
-        eventually(|| server.load().links == 0);
+        links_are(0, &server);
         let memory = region.into_inner().wait();
         assert!(memory[size..].iter().all(|byte| *byte == 0x11));
     }
@@ -252,7 +256,7 @@ fn files_of_one_peer_are_mapped_in_bounded_number() {
     let _alone = alone("files_of_one_peer_are_mapped_in_bounded_number");
     let server = serve();
     let region = server.expose(vec![0; LENT_MIN], Permission::WriteOnly).unwrap();
-    eventually(|| raw_mappings() == 0);
+    no_raw_mapping_is_left();
     let mut raw = Raw::connect(&server);
     for id in 0..200 {
         let file = sealed_file(LENT_MIN, id as u8, SEALS);
@@ -268,6 +272,6 @@ fn files_of_one_peer_are_mapped_in_bounded_number() {
     raw.send(Kind::Lend, 500, &lend(region.descriptor(), Loan { id: 3, offset: 0 }));
     assert_eq!(raw.wait_for(Kind::PushReady).call, 500);
     drop(raw);
-    eventually(|| raw_mappings() == 0);
+    no_raw_mapping_is_left();
     is_fine(&server);
 }

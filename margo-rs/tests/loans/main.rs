@@ -11,11 +11,10 @@ mod raw;
 mod ring;
 
 use margo_rs::bulk::{BulkDescriptor, BulkMemory};
-use margo_rs::{Endpoint, Engine, Rpc, Wait};
-use std::cell::Cell;
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
-use std::time::{Duration, Instant};
+use margo_rs::{Endpoint, Engine, Load, Rpc};
+use mochi_test_support::{Awaited, Watchdog, comes_to, descriptors};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 /// Has the server pull from the caller's region; answers the sum of the bytes.
@@ -26,36 +25,29 @@ const LENT_MIN: usize = 32 * 1024;
 /// Transfers of a whole region after which it is lent, and some more.
 const OFTEN: usize = 12;
 
-/// Ends the process if a test hangs, and keeps others from running meanwhile: they would change what is counted.
-fn alone(name: &'static str) -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::new(());
-    let guard = ONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let over = Arc::new(());
-    let running = Arc::downgrade(&over);
-    RUNNING.set(Some(over));
-    thread::spawn(move || {
-        let end = Instant::now() + PATIENCE;
-        while running.strong_count() > 0 {
-            if Instant::now() > end {
-                eprintln!("test {name} hangs");
-                std::process::abort();
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    });
-    guard
+/// Keeps other tests from running meanwhile, which would change what is counted, and ends the process if it hangs.
+struct Alone {
+    _watchdog: Watchdog,
+    _turn: MutexGuard<'static, ()>,
 }
 
-thread_local! {
-    /// Goes with the thread of the test.
-    static RUNNING: Cell<Option<Arc<()>>> = const { Cell::new(None) };
+#[track_caller]
+fn alone(name: &'static str) -> Alone {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    Alone { _watchdog: Watchdog::showing(name, PATIENCE, || format!("{:?}", mappings("self"))), _turn: turn }
 }
 
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
+/// As [`margo_rs::Wait`], and its line is among those that a watchdog prints.
+trait Wait: Future + Sized {
+    #[track_caller]
+    fn wait(self) -> Self::Output {
+        let _awaited = Awaited::here("a future");
+        margo_rs::Wait::wait(self)
     }
 }
+
+impl<F: Future> Wait for F {}
 
 fn serve() -> Engine {
     let server = Engine::builder("native+sm").rpc_threads(2).listen().wait().unwrap();
@@ -96,18 +88,49 @@ struct Mappings {
 
 fn mappings(process: &str) -> Mappings {
     let mut found = Mappings::default();
-    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
-    for line in maps.lines().filter(|line| line.contains("memfd:mochi-lent")) {
-        match line.split(' ').nth(1) {
-            Some("rw-s") => found.own += 1,
-            Some("rw-p") => found.private += 1,
-            Some("r--s") => found.borrowed += 1,
+    for mapping in mochi_test_support::mappings(process) {
+        if !mapping.name.contains("memfd:mochi-lent") {
+            continue;
+        }
+        match mapping.permissions.as_str() {
+            "rw-s" => found.own += 1,
+            "rw-p" => found.private += 1,
+            "r--s" => found.borrowed += 1,
             other => panic!("{other:?}"),
         }
     }
     found
 }
 
-fn descriptors(process: &str) -> usize {
-    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
+/// Waits until this process has lent and borrowed nothing.
+#[track_caller]
+fn nothing_is_lent() {
+    comes_to("nothing is lent", || mappings("self"), |found| *found == Mappings::default());
+}
+
+/// Waits until a process has borrowed nothing.
+#[track_caller]
+fn nothing_is_borrowed(process: &str) {
+    comes_to("nothing is borrowed", || mappings(process), |found| found.borrowed == 0);
+}
+
+/// Waits until a process has no more than `most` descriptors.
+#[track_caller]
+fn descriptors_are_at_most(most: usize, process: &str) {
+    comes_to(&format!("{most} descriptors or fewer"), || descriptors(process), |found| found.len() <= most);
+}
+
+/// Waits until a server has `links` connections.
+#[track_caller]
+fn links_are(links: usize, server: &Engine) {
+    let state = || (server.load(), mappings("self"), descriptors("self"));
+    comes_to(&format!("{links} connections"), state, |(load, ..)| load.links == links);
+}
+
+/// Waits until a server has no connection, and this process has lent and borrowed nothing.
+#[track_caller]
+fn all_is_over(server: &Engine) {
+    let state = || (server.load(), mappings("self"), descriptors("self"));
+    let is_over = |load: Load, mappings| load.links == 0 && mappings == Mappings::default();
+    comes_to("no connections, and nothing is lent", state, |(load, mappings, _)| is_over(*load, *mappings));
 }

@@ -7,6 +7,7 @@ use margo_rs::bulk::{BulkDescriptor, RegionKey};
 use margo_rs::wire::{FRAME_MAX, HELLO_LEN, Header, Hello, Kind, Loan, RequestHead, TransferHead};
 use margo_rs::{ProviderId, RpcId};
 use memmap2::MmapRaw;
+use mochi_test_support::{Awaited, Patience};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::net::{
@@ -102,12 +103,15 @@ impl Raw {
     }
 
     /// Sends a frame, whether or not anybody is left.
+    #[track_caller]
     pub(crate) fn send(&mut self, kind: Kind, call: u64, body: &[u8]) {
         let header = Header { length: body.len() as u32, kind, flags: 0, call };
         let bytes = [&header.to_bytes()[..], body].concat();
-        let mut sent = 0;
+        let (mut sent, mut patience) = (0, Patience::default());
+        let _awaited = Awaited::here(format!("room for a frame {kind:?} of {} bytes", body.len()));
         while sent < bytes.len() && self.look() {
             sent += self.producer.write(&bytes[sent..]).unwrap();
+            assert!(!patience.is_over(), "the server makes no room: {sent} of {} bytes are written", bytes.len());
             let _ = net::send(&self.socket, &[0], SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         }
     }
@@ -123,7 +127,13 @@ impl Raw {
     }
 
     /// The next frame that is not about a loan's end, or `None` once the server has closed.
+    ///
+    /// # Panics
+    /// At the caller's line, if there is none for long.
+    #[track_caller]
     pub(crate) fn frame(&mut self) -> Option<Frame> {
+        let _awaited = Awaited::here("a frame of the server");
+        let mut patience = Patience::default();
         loop {
             if let Some((head, rest)) = self.read.split_first_chunk() {
                 let header = Header::decode(head, FRAME_MAX).unwrap();
@@ -144,12 +154,18 @@ impl Raw {
             } else if !open {
                 return None;
             } else {
+                let kept = (self.files.len(), self.read.len());
+                assert!(
+                    !patience.is_over(),
+                    "the server sends no frame; {kept:?}: loans and bytes of one that are here"
+                );
                 std::thread::yield_now();
             }
         }
     }
 
     /// The next frame of that kind; others are thrown away.
+    #[track_caller]
     pub(crate) fn wait_for(&mut self, kind: Kind) -> Frame {
         loop {
             let frame = self.frame().expect("the server stays");
@@ -160,6 +176,7 @@ impl Raw {
     }
 
     /// Whether the server closes, whatever it says before.
+    #[track_caller]
     pub(crate) fn is_closed(&mut self) {
         while self.frame().is_some() {}
     }
@@ -181,6 +198,7 @@ impl Raw {
     }
 
     /// Pulls all of a region, and would borrow. Returns what came: the data, or a loan.
+    #[track_caller]
     pub(crate) fn borrow(&mut self, call: u64, descriptor: &BulkDescriptor) -> Result<Vec<u8>, Loan> {
         self.send(Kind::Borrow, call, &wish(descriptor));
         let mut data = Vec::new();
@@ -200,6 +218,7 @@ impl Raw {
     }
 
     /// As [`Raw::borrow`], again and again until the region is lent; returns the file.
+    #[track_caller]
     pub(crate) fn borrow_until_lent(&mut self, descriptor: &BulkDescriptor) -> (Loan, OwnedFd) {
         for call in 0..super::OFTEN as u64 {
             if let Err(loan) = self.borrow(call, descriptor) {
@@ -211,6 +230,7 @@ impl Raw {
     }
 
     /// Has the server pull from a region that it believes to be here.
+    #[track_caller]
     pub(crate) fn offer(&mut self, call: u64, length: usize) {
         let rpc = RpcId::new("take", ProviderId::DEFAULT);
         let mut body = Vec::new();
