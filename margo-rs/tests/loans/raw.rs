@@ -206,7 +206,11 @@ impl Raw {
             let frame = self.frame().expect("the server stays");
             match frame.kind {
                 Kind::PullData => data.extend(frame.body),
-                Kind::Lent => return Err(Loan::decode(frame.body[..].try_into().unwrap())),
+                Kind::Lent => {
+                    // Its file was sent before it, perhaps after the last look.
+                    self.look();
+                    return Err(Loan::decode(frame.body[..].try_into().unwrap()));
+                }
                 Kind::TransferEnd => {
                     assert_eq!(frame.body, [0; 4]);
                     return Ok(data);
