@@ -11,5 +11,5 @@ mod watchdog;
 
 pub use holdings::{Descriptors, Mapping, Task, descriptors, mappings, tasks};
 pub use patience::{Awaited, PATIENCE, Patience, comes_to, eventually};
-pub use process::{Process, role, say};
+pub use process::{Process, role, say, spawn};
 pub use watchdog::Watchdog;

@@ -2,15 +2,18 @@
 //!
 //! A test binary that plays roles has a test called `role`, which does what [`role`] says and nothing without one.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Awaited, Patience, comes_to, tasks};
+use crate::{Awaited, PATIENCE, Patience, comes_to, tasks};
 
 const ROLE: &str = "MOCHI_TEST_ROLE";
 /// What lines begin with that are for the process that started this one.
@@ -30,7 +33,7 @@ pub fn say(text: &str) {
 /// A process that a test has started, killed when it is dropped.
 pub struct Process {
     child: Child,
-    /// The first line that it said; empty if it has been taken.
+    /// The first line that it said; empty after [`Process::unheard`].
     pub says: String,
     lines: Receiver<String>,
 }
@@ -52,13 +55,37 @@ impl Process {
         Self::run(own, test, role).unwrap_or_else(|| panic!("{role}: it ended without saying anything"))
     }
 
+    /// As [`Process::start`], as another user; only for root.
+    #[track_caller]
+    pub fn start_as(uid: u32, role: &str) -> Self {
+        static COPIES: AtomicU32 = AtomicU32::new(0);
+        let number = COPIES.fetch_add(1, Ordering::Relaxed);
+        // The build's directory may be closed to others.
+        let copy = std::env::temp_dir().join(format!("mochi-test-{}-{number}", std::process::id()));
+        fs::copy(std::env::current_exe().expect("this program has a path"), &copy).expect("there is room for a copy");
+        let mut command = Command::new(&copy);
+        command.uid(uid).gid(uid).current_dir("/");
+        let process = Self::run(command, "role", role);
+        let _ = fs::remove_file(&copy);
+        process.unwrap_or_else(|| panic!("{role}: it ended without saying anything"))
+    }
+
+    /// This binary in a role, not waited for: it may not have come to its test yet.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn unheard(mut command: Command, role: &str) -> Self {
+        play(&mut command, "role", role);
+        Self::listening(command, SAYS).expect("the binary starts")
+    }
+
     /// A test binary that `command` names, in a role; `None` if it does not start or ends without saying anything.
     ///
     /// # Panics
     /// If it says nothing within [`PATIENCE`](crate::PATIENCE).
     #[track_caller]
     pub fn run(mut command: Command, test: &str, role: &str) -> Option<Self> {
-        command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role).stdin(Stdio::null());
+        play(&mut command, test, role);
         Self::speaking(command, SAYS)
     }
 
@@ -68,8 +95,14 @@ impl Process {
     /// # Panics
     /// If it says nothing within [`PATIENCE`](crate::PATIENCE).
     #[track_caller]
-    pub fn speaking(mut command: Command, prefix: &'static str) -> Option<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+    pub fn speaking(command: Command, prefix: &'static str) -> Option<Self> {
+        let mut process = Self::listening(command, prefix).ok()?;
+        process.says = process.next_line()?;
+        Some(process)
+    }
+
+    fn listening(mut command: Command, prefix: &'static str) -> io::Result<Self> {
+        let mut child = spawn(command.stdout(Stdio::piped()))?;
         let out = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
         // The pipe stays open, and is read, as long as the process.
@@ -79,9 +112,7 @@ impl Process {
                 let _ = sender.send(said);
             }
         });
-        let mut process = Self { child, says: String::new(), lines };
-        process.says = process.next_line()?;
-        Some(process)
+        Ok(Self { child, says: String::new(), lines })
     }
 
     /// What it says next; `None` if it has ended.
@@ -90,8 +121,14 @@ impl Process {
     /// At the caller's line, if it says nothing within [`PATIENCE`](crate::PATIENCE).
     #[track_caller]
     pub fn next_line(&self) -> Option<String> {
+        self.next_line_within(PATIENCE)
+    }
+
+    /// As [`Process::next_line`], with another patience.
+    #[track_caller]
+    pub fn next_line_within(&self, patience: Duration) -> Option<String> {
         let _awaited = Awaited::here(format!("a line of process {}", self.id()));
-        let mut patience = Patience::default();
+        let mut patience = Patience::of(patience);
         loop {
             match self.lines.recv_timeout(Duration::from_millis(500)) {
                 Ok(line) => return Some(line),
@@ -140,6 +177,24 @@ impl Process {
     /// Lets it go on after [`Process::stop`].
     pub fn go_on(&self) {
         self.signal(Signal::CONT);
+    }
+}
+
+fn play(command: &mut Command, test: &str, role: &str) {
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(ROLE, role).stdin(Stdio::null());
+}
+
+/// Starts `command`. A program that a test has just written may be busy for a moment: a child that another test forked
+/// meanwhile has it open for writing until it runs a program of its own.
+pub fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mut patience = Patience::default();
+    loop {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && !patience.is_over() => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            started => return started,
+        }
     }
 }
 

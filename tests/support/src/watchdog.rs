@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{Awaited, Patience, descriptors, tasks};
 
@@ -22,7 +22,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Barks when the caller's test, called `name`, is not over after `patience`.
+    /// Barks when the caller's test, called `name`, is not over after `patience`, and a fifth more.
     #[track_caller]
     pub fn start(name: impl Into<String>, patience: Duration) -> Self {
         Self::showing(name, patience, String::new)
@@ -40,12 +40,18 @@ impl Watchdog {
         let over = Arc::new(AtomicBool::new(false));
         let seen = over.clone();
         let watch = move || {
-            let mut patience = Patience::of(patience);
+            // Without waking up: some tests count who does.
+            let end = Instant::now() + patience;
+            while !seen.load(Ordering::Acquire) && Instant::now() < end {
+                thread::park_timeout(end.saturating_duration_since(Instant::now()));
+            }
+            // A process that was stopped for all of that has this to go on.
+            let mut patience = Patience::of(patience / 5);
             while !seen.load(Ordering::Acquire) {
                 if patience.is_over() {
                     bark(&name, place, state);
                 }
-                thread::park_timeout(Duration::from_millis(500));
+                thread::park_timeout(Duration::from_millis(100));
             }
         };
         let watching = thread::Builder::new().name("watchdog".to_owned()).spawn(watch).expect("a thread starts");
