@@ -7,14 +7,13 @@
 use margo_rs::bulk::{BulkDescriptor, BulkError, Permission};
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
+use mochi_test_support::{Process, Watchdog, comes_to, descriptors, mappings, say};
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-const ROLE: &str = "MARGO_RS_KILL_TEST_ROLE";
 /// Seconds that each test runs.
 const SECONDS: &str = "MOCHI_KILL_SECONDS";
 /// Where sockets of `native+sm` are.
@@ -74,37 +73,23 @@ fn survive(killed: &str, transport: &str) {
     std::fs::create_dir(&directory).unwrap();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(SM_DIR, &directory);
-    let mut survivor = Process::run(command, &format!("survive {killed} {transport} {seconds}"));
-    let status = survivor.child.wait().unwrap();
+    let mut survivor = Process::unheard(command, &format!("survive {killed} {transport} {seconds}"));
+    let said = survivor.next_line_within(Duration::from_secs(seconds) + 2 * LONG);
+    let status = survivor.wait();
     let _ = std::fs::remove_dir_all(&directory);
-    println!("{killed} over {transport}: {}", survivor.says.as_deref().unwrap_or("nothing said"));
+    println!("{killed} over {transport}: {}", said.as_deref().unwrap_or("nothing said"));
     assert!(status.success(), "the survivor failed; it says above why");
-}
-
-/// Ends the process when it hangs.
-fn watchdog(name: String, after: Duration) {
-    thread::spawn(move || {
-        thread::sleep(after);
-        eprintln!("{name} hangs");
-        std::process::abort();
-    });
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some(role) = mochi_test_support::role() else { return };
     let words: Vec<&str> = role.split(' ').collect();
     match words[..] {
         ["survive", killed, transport, seconds] => {
             let seconds = Duration::from_secs(seconds.parse().unwrap());
-            watchdog(role.clone(), seconds + LONG);
+            let _watchdog = Watchdog::start(role.clone(), seconds + LONG);
             say(&if killed == "owners" {
                 outlive_owners(transport, seconds)
             } else {
@@ -112,7 +97,7 @@ fn role() {
             });
         }
         ["own", transport] => {
-            watchdog(role.clone(), LONG);
+            let _watchdog = Watchdog::start(role.clone(), LONG);
             let server = listen(transport);
             let region = server.expose(vec![7; SIZE], Permission::ReadWrite).unwrap();
             let descriptor = region.descriptor().clone();
@@ -121,7 +106,7 @@ fn role() {
             server.wait().wait();
         }
         ["move", transport, address] => {
-            watchdog(role.clone(), LONG);
+            let _watchdog = Watchdog::start(role.clone(), LONG);
             let client = connect(transport);
             let to = client.lookup(address).wait().unwrap();
             say("moving");
@@ -137,11 +122,6 @@ fn role() {
         _ => panic!("no such role"),
     }
     std::process::exit(0);
-}
-
-fn say(text: &str) {
-    println!("\nsays {text}");
-    std::io::stdout().flush().unwrap();
 }
 
 fn protocol(transport: &str) -> &'static str {
@@ -186,50 +166,6 @@ fn move_on(client: &Engine, to: &Endpoint, remote: &BulkDescriptor, pulls: bool,
     error
 }
 
-/// A process in a role, killed when it is dropped.
-struct Process {
-    child: Child,
-    says: Option<String>,
-}
-
-impl Process {
-    fn start(role: &str) -> Self {
-        Self::run(Command::new(std::env::current_exe().unwrap()), role)
-    }
-
-    /// Waits until it says something, or ends.
-    fn run(command: Command, role: &str) -> Self {
-        let mut process = Self::spawn(command, role);
-        let mut lines = BufReader::new(process.child.stdout.take().unwrap()).lines();
-        process.says = lines.find_map(|line| Some(line.ok()?.strip_prefix("says ")?.to_owned()));
-        // The pipe stays open as long as the process.
-        thread::spawn(move || lines.for_each(drop));
-        process
-    }
-
-    fn spawn(mut command: Command, role: &str) -> Self {
-        let child = command
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { child, says: None }
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// Random moments (xorshift); another sequence in each run.
 struct Moments(u64);
 
@@ -260,8 +196,8 @@ impl Holdings {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
         Self {
-            descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
-            mappings: maps().lines().count(),
+            descriptors: descriptors("self").len(),
+            mappings: mappings("self").len(),
             memory: line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024,
         }
     }
@@ -271,7 +207,7 @@ impl Holdings {
         let begun = Instant::now();
         loop {
             let now = Self::now();
-            let shared = maps().lines().filter(|line| line.contains("memfd:mochi")).count();
+            let shared = mappings("self").iter().filter(|it| it.name.contains("memfd:mochi")).count();
             if now.descriptors <= before.descriptors
                 && now.mappings <= before.mappings + MAPPINGS_SLACK
                 && now.memory <= before.memory + MEMORY_SLACK
@@ -283,10 +219,6 @@ impl Holdings {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-fn maps() -> String {
-    std::fs::read_to_string("/proc/self/maps").unwrap()
 }
 
 /// The names of this process's sockets in the abstract name space.
@@ -310,7 +242,7 @@ fn assert_no_leftovers(names: &HashSet<String>) {
     drop(Engine::listen("native+sm").wait().unwrap());
     let user = format!("mochi-sm-{}", rustix::process::geteuid().as_raw());
     let sockets = Path::new(&std::env::var(SM_DIR).unwrap()).join(user);
-    eventually(|| std::fs::read_dir(&sockets).unwrap().count() == 0);
+    comes_to("no socket is left", || std::fs::read_dir(&sockets).unwrap().collect::<Vec<_>>(), Vec::is_empty);
     let shared: Vec<PathBuf> =
         std::fs::read_dir("/dev/shm").into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
     assert!(shared.iter().all(|path| !path.to_string_lossy().contains("mochi")), "{shared:?}");
@@ -327,7 +259,7 @@ fn outlive_owners(transport: &str, time: Duration) -> String {
     let [mut pulled, mut pushed] = [(); 2].map(|()| vec![7; SIZE]);
     while begun.elapsed() < time || rounds <= 2 * WARM {
         let mut owner = Process::start(&format!("own {transport}"));
-        let says = owner.says.take().expect("it says something");
+        let says = std::mem::take(&mut owner.says);
         let (address, names) = says.split_once(' ').unwrap();
         assert_eq!(names.contains("@mochi-rs-"), transport == NODE);
         known.extend(names.split(' ').filter(|name| !name.is_empty()).map(str::to_owned));
@@ -356,7 +288,7 @@ fn outlive_owners(transport: &str, time: Duration) -> String {
             }
         }
         killer.join().unwrap();
-        eventually(|| (client.load().calls, client.load().links, client.load().regions) == (0, 0, 0));
+        comes_to("nothing is under way", || client.load(), |load| (load.calls, load.links, load.regions) == (0, 0, 0));
         rounds += 1;
         if rounds == WARM {
             settled = Some(Holdings::now());
@@ -381,14 +313,18 @@ fn outlive_initiators(transport: &str, time: Duration) -> String {
     while begun.elapsed() < time || rounds <= 2 * WARM {
         // Every third is not waited for, and so killed while it starts, connects, or shakes hands.
         let mut initiator = if rounds % 3 == 0 {
-            Process::spawn(Command::new(std::env::current_exe().unwrap()), &role)
+            Process::unheard(Command::new(std::env::current_exe().unwrap()), &role)
         } else {
             Process::start(&role)
         };
         thread::sleep(moments.below(Duration::from_millis(40)));
         linked += u32::from(server.load().links > 0);
         initiator.kill();
-        eventually(|| server.load().links == 0 && server.load().requests == 0);
+        comes_to(
+            "no connection is left, and no request is left",
+            || server.load(),
+            |load| load.links == 0 && load.requests == 0,
+        );
         rounds += 1;
         if rounds == WARM {
             settled = Some(Holdings::now());

@@ -4,15 +4,13 @@
 
 use margo_rs::bulk::{BulkDescriptor, BulkError, Permission, Region};
 use margo_rs::{Builder, Engine, Rpc, Wait, protocol_help};
+use mochi_test_support::{Process, Watchdog, comes_to, say};
 use std::future::Future;
-use std::io::{BufRead, BufReader, Write};
 use std::pin::pin;
-use std::process::{Child, Command, Stdio};
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
-const ROLE: &str = "MARGO_RS_TEST_ROLE";
 /// The region that the process exposes.
 const REGION: Rpc<(), BulkDescriptor> = Rpc::new("region");
 const LONG: Duration = Duration::from_secs(100);
@@ -20,30 +18,16 @@ const LONG: Duration = Duration::from_secs(100);
 const OFI_TCP: &str = "ofi+tcp://127.0.0.1";
 const NA_SM: &str = "na+sm";
 
-/// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
-fn watchdog(name: &'static str) {
-    thread::spawn(move || {
-        thread::sleep(LONG + Duration::from_secs(20));
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
+/// Ends the process when a test hangs.
+fn watchdog(name: &'static str) -> Watchdog {
+    Watchdog::start(name, LONG + Duration::from_secs(20))
 }
 
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    watchdog("role");
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
+    let Some(role) = mochi_test_support::role() else { return };
+    let _watchdog = watchdog("role");
     match role.split(' ').collect::<Vec<_>>()[..] {
         ["own", address, size] => {
             let (server, _region) = owner(address, size.parse().unwrap());
@@ -64,41 +48,6 @@ fn role() {
         _ => panic!("no such role"),
     }
     std::process::exit(0);
-}
-
-/// A process in a role, killed when it is dropped.
-struct Process {
-    child: Child,
-    says: String,
-}
-
-impl Process {
-    fn start(role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let says =
-            lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
-        // The pipe stays open as long as the process.
-        thread::spawn(move || lines.for_each(drop));
-        Self { child, says }
-    }
-
-    fn stop(&self) {
-        let sent = Command::new("kill").args(["-s", "STOP", &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 macro_rules! on_each_plugin {
@@ -127,7 +76,7 @@ fn run(name: &'static str, test: fn(&str), address: &str) {
     if protocol_help(NA_SM).is_some() {
         return println!("not tested: Mercury is not linked");
     }
-    watchdog(name);
+    let _watchdog = watchdog(name);
     test(address);
 }
 
@@ -162,7 +111,7 @@ fn an_owner_that_is_killed_ends_its_transfers(address: &str) {
         let here = client.stage(vec![1; size]).unwrap();
         let killer = thread::spawn(move || {
             thread::sleep(Duration::from_millis(round * 10));
-            owner.child.kill().unwrap();
+            owner.kill();
             owner
         });
         let error = loop {
@@ -178,7 +127,7 @@ fn an_owner_that_is_killed_ends_its_transfers(address: &str) {
         assert_eq!(here.into_inner().wait().len(), size);
         drop(killer.join().unwrap());
     }
-    eventually(|| client.load().calls == 0 && client.load().regions == 0);
+    comes_to("no call is left, and no region is left", || client.load(), |load| load.calls == 0 && load.regions == 0);
     client.shutdown().wait();
 }
 
@@ -188,10 +137,10 @@ fn memory_comes_back_from_initiators_that_are_killed(address: &str) {
         let (server, region) = owner(address, size);
         let mut initiator = Process::start(&format!("move {} {size}", server.address()));
         thread::sleep(Duration::from_millis(round * 10));
-        initiator.child.kill().unwrap();
+        initiator.kill();
         drop(initiator);
         assert!(region.into_inner().wait().iter().all(|byte| *byte == 7));
-        eventually(|| server.load().links == 0);
+        comes_to("no connection is left", || server.load(), |load| load.links == 0);
         server.shutdown().wait();
     }
 }
@@ -203,7 +152,7 @@ fn memory_that_a_stopped_process_may_write_stays_until_it_is_dead(address: &str)
         let (server, region) = owner(address, size);
         let initiator = Process::start(&format!("move {} {size}", server.address()));
         initiator.stop();
-        eventually(|| server.load().links == 0);
+        comes_to("no connection is left", || server.load(), |load| load.links == 0);
         let mut back = pin!(region.into_inner());
         if back.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             kept += 1;

@@ -4,30 +4,18 @@
 
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, Rpc, Wait};
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use mochi_test_support::{Process, Watchdog, comes_to, descriptors, say, tasks};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const ROLE: &str = "MARGO_RS_TEST_ROLE";
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const HANG: Rpc<(), ()> = Rpc::new("hang");
 const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 const LONG: Duration = Duration::from_secs(100);
 
-/// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
-fn watchdog(name: &'static str) {
-    thread::spawn(move || {
-        thread::sleep(LONG + Duration::from_secs(20));
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
+/// Ends the process when a test hangs.
+fn watchdog(name: &'static str) -> Watchdog {
+    Watchdog::start(name, LONG + Duration::from_secs(20))
 }
 
 /// What servers listen on, by transport.
@@ -40,13 +28,13 @@ macro_rules! on_each_transport {
         $(mod $test {
             #[test]
             fn tcp() {
-                super::watchdog(concat!(stringify!($test), "::tcp"));
+                let _watchdog = super::watchdog(concat!(stringify!($test), "::tcp"));
                 super::$test(super::TCP);
             }
 
             #[test]
             fn sm() {
-                super::watchdog(concat!(stringify!($test), "::sm"));
+                let _watchdog = super::watchdog(concat!(stringify!($test), "::sm"));
                 super::$test(super::SM);
             }
         })*
@@ -72,13 +60,9 @@ fn serve(address: &str) -> Engine {
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some(role) = mochi_test_support::role() else { return };
     // Whatever becomes of the test, its processes end.
-    watchdog("role");
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
+    let _watchdog = watchdog("role");
     let role: Vec<&str> = role.split(' ').collect();
     match role[..] {
         ["serve", address] => {
@@ -108,65 +92,9 @@ fn role() {
     std::process::exit(0);
 }
 
-/// A process in a role, killed when it is dropped.
-struct Process {
-    child: Child,
-    says: String,
-}
-
-impl Process {
-    fn start(role: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let says =
-            lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something");
-        // The pipe stays open as long as the process.
-        thread::spawn(move || lines.for_each(drop));
-        Self { child, says }
-    }
-
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-
-    /// Stops the process, and waits until each of its threads has: the signal alone takes effect a little later.
-    fn stop(&self) {
-        self.signal("STOP");
-        let stopped = |task: &std::path::Path| {
-            let stat = std::fs::read_to_string(task.join("stat")).unwrap();
-            stat.rsplit(") ").next().unwrap().starts_with('T')
-        };
-        let tasks = format!("/proc/{}/task", self.child.id());
-        eventually(|| std::fs::read_dir(&tasks).unwrap().all(|task| stopped(&task.unwrap().path())));
-    }
-
-    /// The sum over all threads of how often they slept of their own accord, and the processor time in ticks.
-    fn activity(&self) -> (u64, u64) {
-        let (mut switches, mut ticks) = (0, 0);
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
-            let path = task.unwrap().path();
-            let status = std::fs::read_to_string(path.join("status")).unwrap();
-            let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
-            switches += line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
-            let stat = std::fs::read_to_string(path.join("stat")).unwrap();
-            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-            ticks += fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        }
-        (switches, ticks)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The sum over all threads of how often they slept of their own accord, and the processor time in ticks.
+fn activity(process: &Process) -> (u64, u64) {
+    tasks(&process.id()).iter().fold((0, 0), |(sleeps, ticks), task| (sleeps + task.sleeps, ticks + task.ticks))
 }
 
 fn reach(process: &Process) -> (Engine, Endpoint) {
@@ -187,9 +115,8 @@ fn a_killed_server_fails_every_outstanding_call_at_once(address: &str) {
         })
         .collect();
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
-    eventually(|| client.load().calls == 208);
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    comes_to("there are 208 calls", || client.load(), |load| load.calls == 208);
+    server.kill();
     let outcomes = calls.into_iter().map(|call| call.wait()).chain(blocked.into_iter().map(|it| it.join().unwrap()));
     for outcome in outcomes {
         let error = outcome.unwrap_err();
@@ -203,11 +130,10 @@ fn a_killed_server_fails_every_outstanding_call_at_once(address: &str) {
 fn requests_of_a_killed_client_are_cancelled(address: &str) {
     let server = serve(address);
     let mut client = Process::start(&format!("hang {} 100", server.address()));
-    eventually(|| server.load().requests == 100);
-    client.child.kill().unwrap();
-    client.child.wait().unwrap();
-    eventually(|| server.load().requests == 0);
-    eventually(|| server.load().links == 0);
+    comes_to("there are 100 requests", || server.load(), |load| load.requests == 100);
+    client.kill();
+    comes_to("no request is left", || server.load(), |load| load.requests == 0);
+    comes_to("no connection is left", || server.load(), |load| load.links == 0);
 }
 
 fn calls_to_a_stopped_server_end_at_their_deadlines(address: &str) {
@@ -223,7 +149,7 @@ fn calls_to_a_stopped_server_end_at_their_deadlines(address: &str) {
     }
     assert_eq!(client.load().calls, 0);
     // It goes on as if nothing had been; answers that come late reach nobody.
-    server.signal("CONT");
+    server.go_on();
     for n in 0..20 {
         assert_eq!(to.call(SUM, &(n, 5)).wait().unwrap(), n + 5);
     }
@@ -235,10 +161,10 @@ fn idle_processes_never_wake_up(address: &str) {
     for (name, process) in [("client", &client), ("server", &server)] {
         // Settled: a second without a change. A machine that is busy may take a while.
         let begun = Instant::now();
-        let mut before = process.activity();
+        let mut before = activity(process);
         loop {
             thread::sleep(Duration::from_secs(1));
-            let now = process.activity();
+            let now = activity(process);
             if now == before {
                 break;
             }
@@ -246,18 +172,13 @@ fn idle_processes_never_wake_up(address: &str) {
             before = now;
         }
         thread::sleep(Duration::from_secs(2));
-        assert_eq!(process.activity(), before, "the idle {name} woke up");
+        assert_eq!(activity(process), before, "the idle {name} woke up");
     }
-}
-
-/// Descriptors that this process has open.
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 /// Kills at moments that differ from round to round, with large and small calls under way both ways.
 fn servers_killed_in_mid_call_leave_nothing_behind(address: &str) {
-    let before = descriptors();
+    let before = descriptors("self").len();
     for round in 0..25u64 {
         let mut server = Process::start(&format!("serve {address}"));
         let (client, to) = reach(&server);
@@ -276,15 +197,14 @@ fn servers_killed_in_mid_call_leave_nothing_behind(address: &str) {
             })
             .into();
         thread::sleep(Duration::from_micros(round * 731 % 9000));
-        server.child.kill().unwrap();
-        server.child.wait().unwrap();
+        server.kill();
         for thread in threads {
             let error = thread.join().unwrap();
             assert_eq!(error.blame(), Blame::Network, "{error:?}");
         }
         assert_eq!(client.load().calls, 0);
-        eventually(|| client.load().links == 0);
+        comes_to("no connection is left", || client.load(), |load| load.links == 0);
     }
     // Others of these tests run at the same time, and hold some.
-    eventually(|| descriptors() < before + 20);
+    comes_to("few descriptors are left", || descriptors("self"), |now| now.len() < before + 20);
 }

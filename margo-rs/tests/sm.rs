@@ -3,20 +3,20 @@
 use margo_rs::codec::Blob;
 use margo_rs::wire::{FRAME_MAX, HELLO_LEN, Hello};
 use margo_rs::{ConnectError, Endpoint, Engine, Rpc, Wait};
+use mochi_test_support::{Descriptors, Process, Watchdog, comes_to, descriptors, mappings, say};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
     self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType,
 };
-use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-const ROLE: &str = "MARGO_RS_SM_TEST_ROLE";
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
 /// Who the server says is calling.
@@ -29,18 +29,8 @@ const RING: usize = 128 * 1024;
 /// Seals that a segment must have.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
-fn watchdog(name: &'static str) {
-    thread::spawn(move || {
-        thread::sleep(PATIENCE);
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
+fn watchdog(name: &'static str) -> Watchdog {
+    Watchdog::start(name, PATIENCE)
 }
 
 fn serve() -> Engine {
@@ -72,12 +62,8 @@ fn own_uid() -> u32 {
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    watchdog("role");
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
+    let Some(role) = mochi_test_support::role() else { return };
+    let _watchdog = watchdog("role");
     let role: Vec<&str> = role.split(' ').collect();
     match role[..] {
         ["serve"] => {
@@ -102,62 +88,6 @@ fn role() {
         _ => panic!("no such role"),
     }
     std::process::exit(0);
-}
-
-/// A process in a role, killed when it is dropped.
-struct Process {
-    child: Child,
-    says: String,
-}
-
-impl Process {
-    fn start(role: &str) -> Self {
-        Self::run(Command::new(std::env::current_exe().unwrap()), role)
-    }
-
-    /// As another user; only for root.
-    fn start_as(uid: u32, role: &str) -> Self {
-        use std::os::unix::process::CommandExt;
-        // The build's directory may be closed to others.
-        let copy = std::env::temp_dir().join(format!("sm-test-{}-{uid}", std::process::id()));
-        if !copy.exists() {
-            std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
-        }
-        let mut command = Command::new(&copy);
-        command.uid(uid).gid(uid).current_dir("/");
-        let process = Self::run(command, role);
-        let _ = std::fs::remove_file(&copy);
-        process
-    }
-
-    fn run(command: Command, role: &str) -> Self {
-        Self::try_run(command, role).expect("it says something")
-    }
-
-    /// `None` if it ends without saying anything.
-    fn try_run(mut command: Command, role: &str) -> Option<Self> {
-        let mut child = command
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let Some(says) = lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())) else {
-            let _ = child.wait();
-            return None;
-        };
-        // The pipe stays open as long as the process.
-        thread::spawn(move || lines.for_each(drop));
-        Some(Self { child, says })
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn memory(size: usize, flags: MemfdFlags) -> OwnedFd {
@@ -211,7 +141,7 @@ fn read_to_close(socket: &OwnedFd) -> Vec<u8> {
 
 #[test]
 fn segments_that_could_hurt_are_refused() {
-    watchdog("segments_that_could_hurt_are_refused");
+    let _watchdog = watchdog("segments_that_could_hurt_are_refused");
     let server = serve();
     let (_client, to) = reach(server.address().as_str());
     let size = PAGE + RING;
@@ -258,13 +188,13 @@ fn segments_that_could_hurt_are_refused() {
         send(&socket, bytes, &[&one, &two, &three, &four][..count]);
         assert!(read_to_close(&socket).is_empty(), "{what} was accepted");
     }
-    eventually(|| server.load().links == 1);
+    comes_to("there is one connection", || server.load(), |load| load.links == 1);
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
 }
 
 #[test]
 fn a_segment_that_is_scribbled_over_while_calls_run_harms_nobody_else() {
-    watchdog("a_segment_that_is_scribbled_over_while_calls_run_harms_nobody_else");
+    let _watchdog = watchdog("a_segment_that_is_scribbled_over_while_calls_run_harms_nobody_else");
     let server = serve();
     let (_honest, to) = reach(server.address().as_str());
     let (address, over) = (server.address().clone(), AtomicBool::new(false));
@@ -281,7 +211,11 @@ fn a_segment_that_is_scribbled_over_while_calls_run_harms_nobody_else() {
             answered += 1;
         }
     });
-    eventually(|| server.load().links == 1 && server.load().requests == 0);
+    comes_to(
+        "there is one connection, and no request is left",
+        || server.load(),
+        |load| load.links == 1 && load.requests == 0,
+    );
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
 }
 
@@ -337,7 +271,7 @@ fn scribble(address: &str) -> String {
 
 #[test]
 fn the_kernel_tells_server_and_client_who_the_other_is() {
-    watchdog("the_kernel_tells_server_and_client_who_the_other_is");
+    let _watchdog = watchdog("the_kernel_tells_server_and_client_who_the_other_is");
     let server = serve();
     let (_client, to) = reach(server.address().as_str());
     let gid = rustix::process::getegid().as_raw();
@@ -350,7 +284,7 @@ fn the_kernel_tells_server_and_client_who_the_other_is() {
 
 #[test]
 fn several_users_of_a_node_reach_each_other() {
-    watchdog("several_users_of_a_node_reach_each_other");
+    let _watchdog = watchdog("several_users_of_a_node_reach_each_other");
     if own_uid() != 0 {
         println!("several users: only root can try that");
         return;
@@ -376,7 +310,7 @@ fn several_users_of_a_node_reach_each_other() {
 
 #[test]
 fn a_server_of_another_user_than_the_address_says_is_not_talked_to() {
-    watchdog("a_server_of_another_user_than_the_address_says_is_not_talked_to");
+    let _watchdog = watchdog("a_server_of_another_user_than_the_address_says_is_not_talked_to");
     if own_uid() != 0 {
         println!("another user's server: only root can try that");
         return;
@@ -396,37 +330,32 @@ fn a_server_of_another_user_than_the_address_says_is_not_talked_to() {
 
 #[test]
 fn many_connections_leave_no_descriptor_and_no_mapping() {
-    watchdog("many_connections_leave_no_descriptor_and_no_mapping");
+    let _watchdog = watchdog("many_connections_leave_no_descriptor_and_no_mapping");
     let process = Process::start("serve");
-    let pid = process.child.id();
-    let count = |what: &str, pid: &str| match what {
-        "fd" => std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
-        _ => {
-            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-            maps.lines().filter(|line| line.contains("memfd:mochi-sm")).count()
-        }
-    };
+    let pid = process.id();
+    let segments = || mappings(&pid).into_iter().filter(|it| it.name.contains("memfd:mochi-sm")).collect::<Vec<_>>();
     let connect = || {
         let (_client, to) = reach(&process.says);
         assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
     };
     connect();
-    let pid = pid.to_string();
-    eventually(|| count("maps", &pid) == 0);
-    let before = count("fd", &pid);
+    comes_to("no segment is left", segments, Vec::is_empty);
+    let before = descriptors(&pid).len();
     for _ in 0..300 {
         connect();
     }
-    eventually(|| count("fd", &pid) <= before && count("maps", &pid) == 0);
+    let held = || (descriptors(&pid), segments());
+    let is_nothing =
+        |(descriptors, segments): &(Descriptors, Vec<_>)| descriptors.len() <= before && segments.is_empty();
+    comes_to("no descriptor and no segment is left", held, is_nothing);
 }
 
 #[test]
 fn a_killed_server_leaves_a_socket_that_the_next_start_removes() {
-    watchdog("a_killed_server_leaves_a_socket_that_the_next_start_removes");
+    let _watchdog = watchdog("a_killed_server_leaves_a_socket_that_the_next_start_removes");
     let mut server = Process::start("serve");
     let path = path_of(&server.says);
-    server.child.kill().unwrap();
-    server.child.wait().unwrap();
+    server.kill();
     assert!(path.exists());
     let client = Engine::connect("native+sm").unwrap();
     assert!(matches!(client.lookup(&server.says).wait(), Err(ConnectError::Unreachable { .. })));
@@ -440,14 +369,14 @@ fn a_killed_server_leaves_a_socket_that_the_next_start_removes() {
 
 #[test]
 fn a_caller_whose_process_the_server_cannot_see_is_known_by_its_user_alone() {
-    watchdog("a_caller_whose_process_the_server_cannot_see_is_known_by_its_user_alone");
+    let _watchdog = watchdog("a_caller_whose_process_the_server_cannot_see_is_known_by_its_user_alone");
     let near = serve();
     let (_near_client, to) = reach(near.address().as_str());
     let ours = format!("native+sm://{}/{}", own_uid(), std::process::id());
     assert_eq!(to.call(FROM, &()).wait().unwrap(), ours);
     let mut elsewhere = Command::new("unshare");
     elsewhere.args(["--pid", "--fork", "--kill-child", "--"]).arg(std::env::current_exe().unwrap());
-    let Some(server) = Process::try_run(elsewhere, "serve") else {
+    let Some(server) = Process::run(elsewhere, "role", "serve") else {
         println!("skipped: no PID namespaces here (needs root and util-linux)");
         return;
     };

@@ -5,11 +5,11 @@ mod seen;
 mod strangers;
 
 use margo_rs::{Endpoint, Engine, Rpc, Wait};
+use mochi_test_support::{Process, Watchdog, comes_to, say};
 use rustix::net::{self, AddressFamily, SocketType};
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -18,22 +18,11 @@ const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const KNOWN: Rpc<(), (bool, String)> = Rpc::new("known");
 /// Never answers.
 const HANG: Rpc<(), ()> = Rpc::new("hang");
-const ROLE: &str = "MARGO_RS_NODE_TEST_ROLE";
 /// Long enough that no test waits for it unless something is broken.
 const LONG: Duration = Duration::from_secs(100);
 
-fn watchdog(name: &'static str) {
-    thread::spawn(move || {
-        thread::sleep(LONG + Duration::from_secs(20));
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
+fn watchdog(name: &'static str) -> Watchdog {
+    Watchdog::start(name, LONG + Duration::from_secs(20))
 }
 
 fn serve(same_node: bool) -> Engine {
@@ -91,12 +80,8 @@ fn own_uid() -> u32 {
 /// Not a test of its own: what a process that a test starts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
-    watchdog("role");
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
+    let Some(role) = mochi_test_support::role() else { return };
+    let _watchdog = watchdog("role");
     let role: Vec<&str> = role.split(' ').collect();
     match role[..] {
         ["serve"] => {
@@ -120,57 +105,23 @@ fn role() {
     std::process::exit(0);
 }
 
-/// A process in a role, killed when it is dropped.
-struct Process {
-    child: Child,
-    says: String,
+/// This binary in a role, started by `wrapper`, if that can be.
+#[track_caller]
+fn start_under(wrapper: &[&str], role: &str) -> Option<Process> {
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap());
+    Process::run(command, "role", role)
 }
 
-impl Process {
-    fn start(role: &str) -> Self {
-        Self::run(Command::new(std::env::current_exe().unwrap()), role).expect("it says something")
-    }
-
-    /// Started by `wrapper`, if that can be.
-    fn start_under(wrapper: &[&str], role: &str) -> Option<Self> {
-        let mut command = Command::new(wrapper[0]);
-        command.args(&wrapper[1..]).arg(std::env::current_exe().unwrap());
-        Self::run(command, role)
-    }
-
-    fn run(mut command: Command, role: &str) -> Option<Self> {
-        let mut child = command
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let mut lines = BufReader::new(child.stdout.take()?).lines();
-        let Some(says) = lines.find_map(|line| Some(line.ok()?.strip_prefix("says ")?.to_owned())) else {
-            let _ = child.wait();
-            return None;
-        };
-        // The pipe stays open as long as the process.
-        thread::spawn(move || lines.for_each(drop));
-        Some(Self { child, says })
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
+/// Waits until `count` TCP connections of a server's port stand.
+#[track_caller]
+fn connections_are(count: usize, port: u16) {
+    comes_to(&format!("{count} TCP connections stand"), || connections(port), |now| *now == count);
 }
 
 #[test]
 fn on_one_node_calls_leave_tcp_unless_somebody_says_otherwise() {
-    watchdog("on_one_node_calls_leave_tcp_unless_somebody_says_otherwise");
+    let _watchdog = watchdog("on_one_node_calls_leave_tcp_unless_somebody_says_otherwise");
     let server = Engine::listen("native+tcp://127.0.0.1").wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
     loop {
@@ -178,9 +129,9 @@ fn on_one_node_calls_leave_tcp_unless_somebody_says_otherwise() {
         let to = client.lookup(server.address()).wait().unwrap();
         assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
         if to.is_through_memory() {
-            eventually(|| connections(port_of(server.address().as_str())) == 0);
+            connections_are(0, port_of(server.address().as_str()));
             assert_eq!(to.call(SUM, &(20, 22)).wait().unwrap(), 42);
-            eventually(|| server.load().links == 1);
+            comes_to("there is one connection", || server.load(), |load| load.links == 1);
             return;
         }
     }
@@ -188,7 +139,7 @@ fn on_one_node_calls_leave_tcp_unless_somebody_says_otherwise() {
 
 #[test]
 fn either_side_can_keep_to_tcp() {
-    watchdog("either_side_can_keep_to_tcp");
+    let _watchdog = watchdog("either_side_can_keep_to_tcp");
     for (serving, calling) in [(false, true), (true, false), (false, false)] {
         let server = serve(serving);
         let (_client, to) = reach(server.address().as_str(), calling);
@@ -196,7 +147,7 @@ fn either_side_can_keep_to_tcp() {
             assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
         }
         assert!(!to.is_through_memory());
-        eventually(|| connections(port_of(server.address().as_str())) == 1);
+        connections_are(1, port_of(server.address().as_str()));
     }
 }
 
@@ -221,7 +172,7 @@ fn relay(to: u16, from: impl FnOnce(SocketAddr) -> TcpStream + Send + 'static) -
 
 #[test]
 fn a_relayed_connection_stays_with_the_relay() {
-    watchdog("a_relayed_connection_stays_with_the_relay");
+    let _watchdog = watchdog("a_relayed_connection_stays_with_the_relay");
     let server = serve(true);
     let port = port_of(server.address().as_str());
     let address = relay(port, move |_| TcpStream::connect(("127.0.0.1", port)).unwrap());
@@ -231,13 +182,13 @@ fn a_relayed_connection_stays_with_the_relay() {
     }
     assert_eq!(to.address().as_str(), address);
     assert!(!to.is_through_memory());
-    eventually(|| connections(port) == 1);
+    connections_are(1, port);
 }
 
 /// By chance the relay's port can be the client's, whose address is another.
 #[test]
 fn a_relay_with_the_clients_port_is_not_passed_by_either() {
-    watchdog("a_relay_with_the_clients_port_is_not_passed_by_either");
+    let _watchdog = watchdog("a_relay_with_the_clients_port_is_not_passed_by_either");
     let server = serve(true);
     let port = port_of(server.address().as_str());
     let address = relay(port, move |client| {
@@ -251,12 +202,12 @@ fn a_relay_with_the_clients_port_is_not_passed_by_either() {
         assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
     }
     assert!(!to.is_through_memory());
-    eventually(|| connections(port) == 1);
+    connections_are(1, port);
 }
 
 #[test]
 fn a_server_that_starts_again_is_found_again() {
-    watchdog("a_server_that_starts_again_is_found_again");
+    let _watchdog = watchdog("a_server_that_starts_again_is_found_again");
     let mut server = serve(true);
     let (_client, to) = reach_through_memory(server.address().as_str());
     let address = server.address().clone();
@@ -274,7 +225,7 @@ fn a_server_that_starts_again_is_found_again() {
 
 #[test]
 fn clients_through_memory_count_as_connections() {
-    watchdog("clients_through_memory_count_as_connections");
+    let _watchdog = watchdog("clients_through_memory_count_as_connections");
     let one = |limits: &mut margo_rs::Limits| limits.max_connections = 1;
     let server = Engine::builder("native+tcp://127.0.0.1").limits(one).rpc_threads(2).listen().wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
@@ -286,7 +237,7 @@ fn clients_through_memory_count_as_connections() {
             break (client, to);
         }
     };
-    eventually(|| connections(port_of(server.address().as_str())) == 0);
+    connections_are(0, port_of(server.address().as_str()));
     let second = Engine::connect("native+tcp").unwrap();
     second.lookup(server.address()).wait().expect_err("there is room for one");
     drop(first);

@@ -35,14 +35,14 @@ fn told(same_node: bool) -> Vec<String> {
     told.push(failed(to.call(ECHO, &Blob(vec![0; 2 << 20])).wait().unwrap_err()));
     told.push(failed(to.call(HANG, &()).timeout(Duration::from_millis(20)).wait().unwrap_err()));
     // The one before is cancelled, and soon gone.
-    eventually(|| server.load().requests == 0);
+    comes_to("no request is left", || server.load(), |load| load.requests == 0);
     let call = to.call(HANG, &()).timeout(LONG).start();
-    eventually(|| server.load().requests == 1);
+    comes_to("there is one request", || server.load(), |load| load.requests == 1);
     // Without a farewell, as a killed process.
     let port = port_of(server.address().as_str());
     drop(server);
     told.push(failed(call.wait().unwrap_err()));
-    eventually(|| client.load().links == 0);
+    comes_to("no connection is left", || client.load(), |load| load.links == 0);
     told.push(failed(to.call(KNOWN, &()).wait().unwrap_err()));
     told.push(failed(client.lookup(to.address()).wait().map(drop).unwrap_err().into()));
     told.into_iter().map(|line| line.replace(&port.to_string(), "PORT")).collect()
@@ -50,7 +50,7 @@ fn told(same_node: bool) -> Vec<String> {
 
 #[test]
 fn addresses_errors_and_what_is_known_of_the_peer_are_those_of_tcp() {
-    watchdog("addresses_errors_and_what_is_known_of_the_peer_are_those_of_tcp");
+    let _watchdog = watchdog("addresses_errors_and_what_is_known_of_the_peer_are_those_of_tcp");
     let (memory, tcp) = (told(true), told(false));
     assert_eq!(memory, tcp);
     assert!(tcp[0].starts_with("server at native+tcp://127.0.0.1:PORT, reached at native+tcp://127.0.0.1:PORT"));

@@ -5,7 +5,7 @@ use margo_rs::wire::{FRAME_MAX, HELLO_LEN, Hello};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix};
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 
@@ -85,7 +85,7 @@ fn show(theirs: &Hello, extra: [u8; 16]) -> Option<(Hello, OwnedFd)> {
 
 #[test]
 fn nobody_comes_in_without_an_offer_that_stands() {
-    watchdog("nobody_comes_in_without_an_offer_that_stands");
+    let _watchdog = watchdog("nobody_comes_in_without_an_offer_that_stands");
     let server = serve(true);
     let (stream, theirs) = knock(server.address().as_str());
     assert_ne!(theirs.extra, [0; 16], "a client on the node is offered something");
@@ -103,10 +103,10 @@ fn nobody_comes_in_without_an_offer_that_stands() {
 
     let (other, offered) = knock(server.address().as_str());
     assert_ne!(offered.extra[6..16], theirs.extra[6..16], "each connection has an offer of its own");
-    eventually(|| server.load().links >= 1);
+    comes_to("there is a connection", || server.load(), |load| load.links >= 1);
     let extra = asking(&other, &offered);
     drop((stream, other, _link));
-    eventually(|| server.load().links == 0);
+    comes_to("no connection is left", || server.load(), |load| load.links == 0);
     assert!(show(&offered, extra).is_none(), "after the connection has ended");
     reach_through_memory(server.address().as_str());
 }
@@ -114,7 +114,7 @@ fn nobody_comes_in_without_an_offer_that_stands() {
 /// Each of them takes memory that a TCP connection does not.
 #[test]
 fn so_many_come_in_and_the_others_stay_on_tcp() {
-    watchdog("so_many_come_in_and_the_others_stay_on_tcp");
+    let _watchdog = watchdog("so_many_come_in_and_the_others_stay_on_tcp");
     let server = serve(true);
     let mut links: Vec<OwnedFd> = Vec::new();
     while links.len() < GUESTS_MAX {
@@ -201,19 +201,19 @@ fn lure(lure: Lure) -> Option<[u8; 16]> {
 
 #[test]
 fn a_client_goes_to_nobody_who_does_not_know_the_answer() {
-    watchdog("a_client_goes_to_nobody_who_does_not_know_the_answer");
+    let _watchdog = watchdog("a_client_goes_to_nobody_who_does_not_know_the_answer");
     assert!(lure(Lure::WrongAnswer).is_some());
 }
 
 #[test]
 fn a_client_does_not_even_show_itself_to_another_user_than_the_server_said() {
-    watchdog("a_client_does_not_even_show_itself_to_another_user_than_the_server_said");
+    let _watchdog = watchdog("a_client_does_not_even_show_itself_to_another_user_than_the_server_said");
     assert_eq!(lure(Lure::OtherUser), None);
 }
 
 #[test]
 fn an_offer_that_leads_nowhere_leaves_the_client_on_tcp() {
-    watchdog("an_offer_that_leads_nowhere_leaves_the_client_on_tcp");
+    let _watchdog = watchdog("an_offer_that_leads_nowhere_leaves_the_client_on_tcp");
     assert!(lure(Lure::Silence).is_some());
     assert_eq!(lure(Lure::FullQueue), None);
     assert_eq!(lure(Lure::Nobody), None);
