@@ -274,14 +274,14 @@ fn fire_and_forget_requests_arrive(setup: Setup) {
             pair.to.call(LOG, &n).await.unwrap();
         }
     });
-    eventually(|| total.load(Ordering::Relaxed) == 2 * 4950);
+    comes_to("all calls have come", || total.load(Ordering::Relaxed), |total| *total == 2 * 4950);
     // Even to an RPC that nobody has: nobody says so.
     let unknown: Rpc<u64, ()> = Rpc::new("unknown log").disable_response();
     pair.to.call(unknown, &1).wait().unwrap();
     // To oneself.
     let me = pair.server.lookup(pair.server.address()).wait().unwrap();
     me.call(LOG, &50).wait().unwrap();
-    eventually(|| total.load(Ordering::Relaxed) == 2 * 4950 + 50);
+    comes_to("all calls have come", || total.load(Ordering::Relaxed), |total| *total == 2 * 4950 + 50);
     pair.assert_healthy();
 }
 
@@ -384,7 +384,7 @@ fn a_call_that_stops_looking_is_woken_by_its_answer(setup: Setup) {
     }
     gate.add_permits(1);
     let answer = loop {
-        eventually(|| second.0.load(Ordering::SeqCst));
+        eventually("the second waker is woken", || second.0.load(Ordering::SeqCst));
         if let Poll::Ready(answer) = poll(&second) {
             break answer;
         }
@@ -406,7 +406,7 @@ fn different_results_find_their_callers(setup: Setup) {
         .unwrap();
     let sizes: Vec<u64> = (0..40).map(|n| n * 3_001 % 70_000).collect();
     let calls: Vec<_> = sizes.iter().map(|size| pair.to.call(keep, size).start()).collect();
-    eventually(|| held.lock().unwrap().len() == 40);
+    comes_to("forty are held", || held.lock().unwrap().len(), |held| *held == 40);
     for (size, responder) in held.lock().unwrap().drain(..).rev() {
         responder.respond(&Blob(pattern(size as usize)));
     }

@@ -97,9 +97,9 @@ fn a_call_to_self_ends_at_its_deadline(setup: Setup) {
     // Cancelled, too.
     let alive = guard(&engine);
     let call = me.call(GUARDED, &()).start();
-    eventually(|| alive.load(Ordering::SeqCst) == 1);
+    comes_to("a handler runs", || alive.load(Ordering::SeqCst), |alive| *alive == 1);
     drop(call);
-    eventually(|| alive.load(Ordering::SeqCst) == 0);
+    comes_to("no handler is left", || alive.load(Ordering::SeqCst), |alive| *alive == 0);
     assert_idle(&engine);
 }
 
@@ -109,7 +109,7 @@ fn a_deadline_holds_while_connecting(setup: Setup) {
     let location = pair.server.address().location().to_owned();
     pair.server.shutdown().wait();
     let _silent = Stranger::taking_over(setup, &location);
-    eventually(|| pair.client.load().links == 0);
+    comes_to("no connection is left", || pair.client.load(), |load| load.links == 0);
     match pair.to.call(SUM, &(1, 1)).timeout(SHORT).wait() {
         Err(CallError::DeadlineExceeded { after: SHORT }) => {}
         // libfabric may notice that it is somebody else.
@@ -186,20 +186,20 @@ fn a_dropped_call_drops_the_handlers_future(setup: Setup) {
     let pair = setup.pair();
     let alive = guard(&pair.server);
     let started = pair.to.call(GUARDED, &()).start();
-    eventually(|| alive.load(Ordering::SeqCst) == 1);
+    comes_to("a handler runs", || alive.load(Ordering::SeqCst), |alive| *alive == 1);
     drop(started);
-    eventually(|| alive.load(Ordering::SeqCst) == 0);
+    comes_to("no handler is left", || alive.load(Ordering::SeqCst), |alive| *alive == 0);
     // A future that was polled, and one that lost a race.
     let mut polled = Box::pin(pair.to.call(GUARDED, &()));
     assert!(polled.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    eventually(|| alive.load(Ordering::SeqCst) == 1);
+    comes_to("a handler runs", || alive.load(Ordering::SeqCst), |alive| *alive == 1);
     drop(polled);
-    eventually(|| alive.load(Ordering::SeqCst) == 0);
+    comes_to("no handler is left", || alive.load(Ordering::SeqCst), |alive| *alive == 0);
     in_tokio(async {
         let lost = tokio::time::timeout(SHORT, pair.to.call(GUARDED, &())).await;
         assert!(lost.is_err());
     });
-    eventually(|| alive.load(Ordering::SeqCst) == 0);
+    comes_to("no handler is left", || alive.load(Ordering::SeqCst), |alive| *alive == 0);
     pair.assert_healthy();
 }
 
@@ -207,9 +207,9 @@ fn a_deadline_drops_the_handlers_future(setup: Setup) {
     let pair = setup.pair();
     let alive = guard(&pair.server);
     let call = pair.to.call(GUARDED, &()).timeout(SHORT * 5).start();
-    eventually(|| alive.load(Ordering::SeqCst) == 1);
+    comes_to("a handler runs", || alive.load(Ordering::SeqCst), |alive| *alive == 1);
     assert!(matches!(call.wait(), Err(CallError::DeadlineExceeded { .. })));
-    eventually(|| alive.load(Ordering::SeqCst) == 0);
+    comes_to("no handler is left", || alive.load(Ordering::SeqCst), |alive| *alive == 0);
     pair.assert_healthy();
 }
 
@@ -422,7 +422,7 @@ fn fire_and_forget_outlives_its_sender(setup: Setup) {
     to.call(LOG, &7).wait().unwrap();
     assert_eq!(told.recv().unwrap(), 7);
     drop((to, client));
-    eventually(|| server.load().links == 0);
+    comes_to("no connection is left", || server.load(), |load| load.links == 0);
     open.notify_one();
     assert_eq!(told.recv().unwrap(), 8);
     assert_idle(&server);

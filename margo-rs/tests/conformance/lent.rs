@@ -148,7 +148,7 @@ fn lent_memory_that_is_taken_back_ends_the_transfers_and_nothing_else(setup: Set
             }
             here.into_inner().wait()
         });
-        eventually(|| seen.load(Ordering::Acquire));
+        eventually("the other side has begun", || seen.load(Ordering::Acquire));
         let mut memory = region.into_inner().wait();
         // What is written from now on is nobody else's business. Data that was promised may have come as zeros.
         memory.fill(9);

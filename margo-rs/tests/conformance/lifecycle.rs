@@ -119,7 +119,7 @@ fn shutdown_does_not_wait_for_ever(setup: Setup) {
     let grace = Duration::from_millis(20);
     let pair = setup.pair_of(setup.server().limits(|limits| limits.shutdown_grace = grace), setup.client());
     let call = pair.to.call(HANG, &()).start();
-    eventually(|| pair.server.load().requests == 1);
+    comes_to("there is one request", || pair.server.load(), |load| load.requests == 1);
     pair.server.shutdown().wait();
     assert!(matches!(call.wait(), Err(CallError::ConnectionLost { .. })));
     assert_idle(&pair.server);
@@ -216,11 +216,11 @@ fn the_last_handle_may_be_dropped_in_a_handler(setup: Setup) {
 fn a_dropped_client_is_noticed_by_its_server(setup: Setup) {
     let Pair { server, client, to } = setup.pair();
     let call = to.call(HANG, &()).start();
-    eventually(|| server.load().requests == 1);
+    comes_to("there is one request", || server.load(), |load| load.requests == 1);
     drop(client);
     assert!(matches!(call.wait(), Err(CallError::ShutDown)));
     assert_idle(&server);
-    eventually(|| server.load().links == 0);
+    comes_to("no connection is left", || server.load(), |load| load.links == 0);
 }
 
 fn many_may_wait_for_the_end(setup: Setup) {
@@ -246,7 +246,7 @@ fn an_ended_engine_refuses_everything(setup: Setup) {
     assert!(matches!(pair.server.lookup(pair.server.address()).wait(), Err(ConnectError::ShutDown)));
     let other: Rpc<(), ()> = Rpc::new("other");
     assert_eq!(pair.server.register(other, |_, ()| async { Ok(()) }), Err(RegisterError::ShutDown));
-    eventually(|| pair.client.load().links == 0);
+    comes_to("no connection is left", || pair.client.load(), |load| load.links == 0);
     let error = pair.to.call(SUM, &(1, 2)).wait().unwrap_err();
     assert!(matches!(error, CallError::Unreachable(_)), "{error:?}");
     // Only its link to itself is left, which `me` holds.
@@ -277,5 +277,5 @@ fn a_callback_that_comes_too_late_is_dropped(setup: Setup) {
     engine.push_finalize_callback(move || late.push_prefinalize_callback(move || drop(kept)));
     engine.shutdown().wait();
     drop(engine);
-    eventually(|| Arc::strong_count(&owned) == 1);
+    comes_to("nobody else owns it", || Arc::strong_count(&owned), |owners| *owners == 1);
 }

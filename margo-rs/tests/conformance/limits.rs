@@ -135,7 +135,7 @@ fn an_engine_over_its_total_says_so(setup: Setup) {
     let others = setup.client().connect().unwrap();
     let theirs = others.lookup(pair.server.address()).wait().unwrap();
     let hanging: Vec<_> = (0..4).map(|_| pair.to.call(HANG, &()).start()).collect();
-    eventually(|| pair.server.load().requests == 4);
+    comes_to("there are 4 requests", || pair.server.load(), |load| load.requests == 4);
     for to in [&pair.to, &theirs] {
         match to.call(SUM, &(1, 2)).wait() {
             Err(CallError::Overloaded { peer }) => assert_eq!(&peer, pair.server.address()),

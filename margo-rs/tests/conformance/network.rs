@@ -37,9 +37,9 @@ fn a_connection_closes_with_its_last_user(setup: Setup) {
     let call = to.call(SUM, &(1, 2));
     drop(to);
     drop(clone);
-    eventually(|| (client.load().links, server.load().links) == (1, 1));
+    comes_to("one connection at each end", || (client.load().links, server.load().links), |links| *links == (1, 1));
     assert_eq!(call.wait().unwrap(), 3);
-    eventually(|| client.load().links == 0 && server.load().links == 0);
+    comes_to("no connection at either end", || (client.load().links, server.load().links), |links| *links == (0, 0));
     // And a new one is made.
     let to = client.lookup(server.address()).wait().unwrap();
     assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
@@ -64,7 +64,7 @@ fn a_restarted_server_is_reached_again(setup: Setup) {
         );
         assert_eq!(again.address(), &address);
         // A call that is made before the client knows that its connection is gone fails with it.
-        eventually(|| pair.client.load().links == 0);
+        comes_to("no connection is left", || pair.client.load(), |load| load.links == 0);
         assert_eq!(pair.to.call(SUM, &(round, 2)).wait().unwrap(), round + 2);
         again.shutdown().wait();
     }
@@ -73,7 +73,7 @@ fn a_restarted_server_is_reached_again(setup: Setup) {
 fn a_dying_server_fails_every_outstanding_call(setup: Setup) {
     let pair = setup.pair();
     let calls: Vec<_> = (0..100).map(|_| pair.to.call(HANG, &()).start()).collect();
-    eventually(|| pair.server.load().requests == 100);
+    comes_to("there are 100 requests", || pair.server.load(), |load| load.requests == 100);
     // Without a farewell, as a killed process.
     drop(pair.server);
     for call in calls {
@@ -82,7 +82,7 @@ fn a_dying_server_fails_every_outstanding_call(setup: Setup) {
         assert_eq!(error.blame(), Blame::Network);
     }
     assert_idle(&pair.client);
-    eventually(|| pair.client.load().links == 0);
+    comes_to("no connection is left", || pair.client.load(), |load| load.links == 0);
 }
 
 fn nobody_at_an_address_is_unreachable(setup: Setup) {
@@ -94,7 +94,7 @@ fn nobody_at_an_address_is_unreachable(setup: Setup) {
     let error = client.lookup(&address).wait().unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains(&address), "{error}");
-    eventually(|| client.load().links == 0);
+    comes_to("no connection is left", || client.load(), |load| load.links == 0);
 }
 
 /// Mercury's plugins do not tell that nobody is there: it shows when nobody answers.
@@ -106,7 +106,7 @@ fn nobody_behind_mercury_is_unreachable(setup: Setup) {
     let error = client.lookup(&address).wait().unwrap_err();
     assert!(matches!(error, ConnectError::Unreachable { .. } | ConnectError::Timeout { .. }), "{error:?}");
     assert!(error.to_string().contains(address.as_str()), "{error}");
-    eventually(|| client.load().links == 0);
+    comes_to("no connection is left", || client.load(), |load| load.links == 0);
 }
 
 fn somebody_else_at_an_address_is_told_apart(setup: Setup) {
@@ -125,7 +125,7 @@ fn somebody_else_at_an_address_is_told_apart(setup: Setup) {
         assert!(told, "{error:?}");
     }
     server.join().unwrap();
-    eventually(|| client.load().links == 0);
+    comes_to("no connection is left", || client.load(), |load| load.links == 0);
 }
 
 fn a_taken_port_is_named(setup: Setup) {
@@ -209,5 +209,5 @@ fn an_abandoned_lookup_leaves_nothing(setup: Setup) {
             assert!(lookup.is_err());
         }
     });
-    eventually(|| client.load().links == 0);
+    comes_to("no connection is left", || client.load(), |load| load.links == 0);
 }

@@ -94,7 +94,7 @@ fn a_connection_made_anew_has_another_name(setup: Setup) {
     assert_eq!(pair.to.connection(), Some(first));
     let address = pair.server.address().clone();
     pair.server.shutdown().wait();
-    eventually(|| pair.to.connection().is_none());
+    eventually("the connection is gone", || pair.to.connection().is_none());
     let again =
         with_handlers(Engine::builder(&address).progress(setup.progress).rpc_threads(1).listen().wait().unwrap());
     assert_eq!(pair.to.call(SUM, &(1, 1)).wait().unwrap(), 2);

@@ -3,11 +3,10 @@
 use margo_rs::codec::Blob;
 use margo_rs::transport::fault::{Faults, Injector};
 use margo_rs::{Builder, Endpoint, Engine, Pool, Progress, ProviderId, Rpc, RpcId, Wait, protocol_help};
+pub(crate) use mochi_test_support::{Watchdog, comes_to, eventually};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 pub(crate) const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 pub(crate) const ECHO: Rpc<Blob, Blob> = Rpc::new("echo");
@@ -173,16 +172,10 @@ pub(crate) fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|at| (at ^ (at >> 8) ^ size) as u8).collect()
 }
 
-/// Waits for something that comes about by itself, soon. The watchdog ends a wait in vain.
-pub(crate) fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The engine makes no calls and serves no requests, now or soon.
+#[track_caller]
 pub(crate) fn assert_idle(engine: &Engine) {
-    eventually(|| engine.load().calls == 0 && engine.load().requests == 0);
+    comes_to("no call is left, and no request is left", || engine.load(), |load| load.calls == 0 && load.requests == 0);
 }
 
 /// A tokio runtime for handlers that run elsewhere.
@@ -217,40 +210,8 @@ pub(crate) fn watched(name: &str, setup: Setup, test: impl FnOnce(Setup)) {
         println!("{name}: {} is not possible here", setup.name);
         return;
     }
-    let _watchdog = Watchdog::start(name);
+    let _watchdog = Watchdog::start(name, Duration::from_secs(120));
     test(setup);
-}
-
-/// Aborts the process when it is not dropped in time.
-pub(crate) struct Watchdog {
-    over: Arc<AtomicBool>,
-    thread: thread::Thread,
-}
-
-impl Watchdog {
-    pub(crate) fn start(name: &str) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let (name, seen) = (name.to_owned(), over.clone());
-        let handle = thread::spawn(move || {
-            let end = Instant::now() + Duration::from_secs(120);
-            while !seen.load(Ordering::Acquire) {
-                let now = Instant::now();
-                if now >= end {
-                    eprintln!("test {name} hangs");
-                    std::process::abort();
-                }
-                thread::park_timeout(end - now);
-            }
-        });
-        Self { over, thread: handle.thread().clone() }
-    }
-}
-
-impl Drop for Watchdog {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
-        self.thread.unpark();
-    }
 }
 
 /// Makes a test of each function for each setup.

@@ -128,7 +128,7 @@ fn a_push_that_never_ends_holds_no_memory_back() {
     // In the middle of a frame it stops.
     let data = bulk(Kind::PushData, 1, &[0xee; 100_000]);
     raw.send(&data[..50_000]);
-    eventually(|| {
+    eventually("the first byte has come", || {
         let mut first = [0];
         region.read_at(0, &mut first).unwrap();
         first == [0xee]

@@ -5,12 +5,13 @@ mod bulk;
 use margo_rs::codec::Blob;
 use margo_rs::wire::{FRAME_MAX, HELLO_LEN, Header, Hello, Kind, PROTOCOL_VERSION, RequestHead, TransferHead};
 use margo_rs::{Endpoint, Engine, Limits, ProviderId, Rpc, RpcId, Wait};
+use mochi_test_support::{Watchdog, comes_to, descriptors, eventually};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 const HANG: Rpc<(), ()> = Rpc::new("hang");
@@ -25,27 +26,18 @@ struct Scene {
     over: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
     calling: Option<thread::JoinHandle<()>>,
-    watchdog: Arc<AtomicBool>,
+    _watchdog: Watchdog,
 }
 
 impl Scene {
+    #[track_caller]
     fn new(name: &'static str) -> Self {
         Self::with(name, |_| ())
     }
 
+    #[track_caller]
     fn with(name: &'static str, change: impl FnOnce(&mut Limits)) -> Self {
-        let watchdog = Arc::new(AtomicBool::new(false));
-        let over = watchdog.clone();
-        thread::spawn(move || {
-            let end = Instant::now() + 2 * PATIENCE;
-            while !over.load(Ordering::Acquire) {
-                if Instant::now() > end {
-                    eprintln!("test {name} hangs");
-                    std::process::abort();
-                }
-                thread::sleep(Duration::from_millis(50));
-            }
-        });
+        let watchdog = Watchdog::start(name, 2 * PATIENCE);
         let server = Engine::builder("native+tcp://127.0.0.1")
             .rpc_threads(2)
             .limits(|limits| {
@@ -79,7 +71,7 @@ impl Scene {
                 count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Self { server, honest, _client: client, over, answered, calling: Some(calling), watchdog }
+        Self { server, honest, _client: client, over, answered, calling: Some(calling), _watchdog: watchdog }
     }
 
     fn connect(&self) -> Raw {
@@ -97,21 +89,15 @@ impl Scene {
     }
 
     /// The honest client was served all the while, and only its connection is left.
+    #[track_caller]
     fn end(mut self) {
         let before = self.answered.load(Ordering::Relaxed);
-        eventually(|| self.answered.load(Ordering::Relaxed) > before);
+        comes_to("honest calls are answered", || self.answered.load(Ordering::Relaxed), |count| *count > before);
         self.over.store(true, Ordering::Release);
         self.calling.take().unwrap().join().expect("the honest client was served");
-        eventually(|| self.server.load().requests == 0);
-        eventually(|| self.server.load().links == 1);
+        comes_to("no request is left", || self.server.load(), |load| load.requests == 0);
+        comes_to("there is one connection", || self.server.load(), |load| load.links == 1);
         assert_eq!(self.honest.call(SUM, &(1, 2)).wait().unwrap(), 3);
-        self.watchdog.store(true, Ordering::Release);
-    }
-}
-
-fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -200,12 +186,12 @@ fn a_request_that_is_never_cancelled_ends_at_its_callers_deadline() {
         lasts[8..12].copy_from_slice(&never.to_le_bytes());
         raw.send(&frame(Kind::Request, 0, call, &lasts));
     }
-    eventually(|| scene.server.load().requests == 2);
+    comes_to("there are 2 requests", || scene.server.load(), |load| load.requests == 2);
     raw.send(&frame(Kind::Request, 0, 3, &ends));
     raw.send(&request(4, "sum", &[0; 16]));
     // In order: the third has arrived, too.
     raw.read_response();
-    eventually(|| scene.server.load().requests == 2);
+    comes_to("there are 2 requests", || scene.server.load(), |load| load.requests == 2);
     drop(raw);
     scene.end();
 }
@@ -270,7 +256,7 @@ fn a_peer_that_leaves_after_its_hello_leaves_nothing() {
     // In the middle of requests, half-closed: its requests are cancelled.
     let mut raw = scene.greet();
     raw.send(&request(1, "hang", &[]));
-    eventually(|| scene.server.load().requests >= 1);
+    comes_to("there is a request", || scene.server.load(), |load| load.requests >= 1);
     raw.0.shutdown(Shutdown::Write).unwrap();
     raw.read_to_close();
     scene.end();
@@ -378,7 +364,7 @@ fn announced_bytes_are_not_allocated() {
         .collect();
     // The honest client's next answer shows that all of it was read.
     let seen = scene.answered.load(Ordering::Relaxed);
-    eventually(|| scene.answered.load(Ordering::Relaxed) > seen + 10);
+    comes_to("honest calls are answered", || scene.answered.load(Ordering::Relaxed), |count| *count > seen + 10);
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{} MiB", grown >> 20);
     drop(peers);
@@ -390,10 +376,6 @@ fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
 #[test]
@@ -424,7 +406,7 @@ fn an_oversized_message_is_refused_and_the_connection_lives() {
 #[test]
 fn ten_thousand_connections_leave_no_descriptor() {
     let scene = Scene::new("ten_thousand_connections_leave_no_descriptor");
-    let before = descriptors();
+    let before = descriptors("self").len();
     for round in 0..20 {
         let mut open: Vec<_> = (0..500).map(|_| scene.connect()).collect();
         if round % 2 == 0 {
@@ -432,7 +414,7 @@ fn ten_thousand_connections_leave_no_descriptor() {
         }
     }
     // What other tests of this process hold comes and goes; ten thousand would show.
-    eventually(|| descriptors() < before + 200);
+    comes_to("few descriptors are left", || descriptors("self"), |now| now.len() < before + 200);
     scene.end();
 }
 
@@ -444,9 +426,9 @@ fn a_call_id_used_twice_leaves_no_request_behind() {
         raw.send(&request(1, "hang", &[]));
         raw.send(&request(1, "keep", &[1, 2, 3]));
     }
-    eventually(|| scene.server.load().requests >= 1);
+    comes_to("there is a request", || scene.server.load(), |load| load.requests >= 1);
     raw.send(&frame(Kind::Cancel, 0, 1, &[]));
-    eventually(|| scene.server.load().requests <= 1);
+    comes_to("there are 1 requests at the most", || scene.server.load(), |load| load.requests <= 1);
     for _ in 0..40 {
         raw.send(&request(1, "hang", &[]));
     }
@@ -493,7 +475,7 @@ fn a_peer_that_ignores_the_limits_is_told_overloaded() {
     assert_eq!(status(&answer), 8);
     assert!(scene.server.load().requests < 1200);
     drop(raw);
-    eventually(|| scene.server.load().requests <= 1);
+    comes_to("there are 1 requests at the most", || scene.server.load(), |load| load.requests <= 1);
     // Bytes: 4 MiB are stated, twice as many are borne.
     let mut raw = scene.greet();
     for call in 0..40 {
@@ -520,7 +502,7 @@ fn a_peer_that_reads_nothing_is_read_no_further() {
         sent += batch.len() as u64;
     }
     let seen = scene.answered.load(Ordering::Relaxed);
-    eventually(|| scene.answered.load(Ordering::Relaxed) > seen + 100);
+    comes_to("honest calls are answered", || scene.answered.load(Ordering::Relaxed), |count| *count > seen + 100);
     let grown = resident().saturating_sub(before);
     assert!(grown < 100 << 20, "{} MiB after {sent} bytes", grown >> 20);
     drop(raw);
@@ -569,15 +551,15 @@ fn a_lost_connection_gives_its_descriptor_back_while_its_requests_live_on() {
         std::future::ready(())
     };
     scene.server.register_raw("hold", ProviderId::DEFAULT, kept).unwrap();
-    let before = descriptors();
+    let before = descriptors("self").len();
     for _ in 0..500 {
         let mut raw = scene.greet();
         let so_far = held.lock().unwrap().len();
         raw.send(&request(1, "hold", &[]));
-        eventually(|| held.lock().unwrap().len() > so_far);
+        comes_to("it is held", || held.lock().unwrap().len(), |held| *held > so_far);
     }
     // What other tests of this process hold comes and goes; five hundred would show.
-    eventually(|| descriptors() < before + 200);
+    comes_to("few descriptors are left", || descriptors("self"), |now| now.len() < before + 200);
     held.lock().unwrap().clear();
     scene.end();
 }

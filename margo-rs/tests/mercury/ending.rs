@@ -50,7 +50,7 @@ fn requests_during_the_end(address: &str, rounds: usize) {
                 });
             }
             begun.wait();
-            eventually(|| server.load().requests > 0);
+            comes_to("there is a request", || server.load(), |load| load.requests > 0);
             server.shutdown().wait();
             over.store(true, Ordering::Release);
         });

@@ -82,7 +82,11 @@ fn serves_calls_and_leaves_nothing(address: &str) {
     // Handlers under way and calls without an answer end with it.
     let hangs = lookup(&other, &given).call(HANG, &()).start();
     let mine = lookup(&given, &other).call(HANG, &()).start();
-    eventually(|| given.load().requests == 1 && other.load().requests == 1);
+    comes_to(
+        "requests are 1 at both",
+        || [given.load(), other.load()],
+        |loads| loads.iter().all(|load| load.requests == 1),
+    );
     given.shutdown().wait();
     assert!(hangs.wait().is_err() && mine.wait().is_err());
     drop(given);
@@ -123,7 +127,7 @@ fn the_owner_may_make_progress_too() {
                 sum(&given, &other);
             }
             let lost = lookup(&given, &other).call(HANG, &()).start();
-            eventually(|| other.load().requests == 1);
+            comes_to("there is one request", || other.load(), |load| load.requests == 1);
             given.shutdown().wait();
             assert!(lost.wait().is_err());
             over.store(true, Ordering::Release);

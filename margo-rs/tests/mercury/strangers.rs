@@ -171,7 +171,7 @@ fn bad_requests_get_a_reason(address: &str) {
         assert_eq!(told.last().expect("the last").1, "status 0", "{told:?}");
         assert_eq!(to.call(SUM, &(40, 2)).wait().expect("an honest call works"), 42);
     }
-    eventually(|| server.load().requests == 0);
+    comes_to("no request is left", || server.load(), |load| load.requests == 0);
 }
 
 fn bad_answers_become_errors(address: &str) {

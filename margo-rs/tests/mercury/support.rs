@@ -2,7 +2,8 @@
 
 use margo_rs::codec::Blob;
 use margo_rs::{Builder, Endpoint, Engine, Rpc, Wait, protocol_help};
-use std::thread;
+use mochi_test_support::Watchdog;
+pub(crate) use mochi_test_support::comes_to;
 use std::time::Duration;
 
 pub(crate) const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
@@ -22,12 +23,7 @@ pub(crate) fn with_mercury(name: &'static str, test: impl FnOnce()) {
         println!("{name}: not tested: Mercury is not linked");
         return;
     }
-    // It is never stopped: tests of this suite are over long before.
-    thread::spawn(move || {
-        thread::sleep(LONG * 4);
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
+    let _watchdog = Watchdog::start(name, LONG * 4);
     test();
 }
 
@@ -53,11 +49,4 @@ pub(crate) fn client(address: &str) -> Engine {
 
 pub(crate) fn lookup(client: &Engine, server: &Engine) -> Endpoint {
     client.lookup(server.address()).wait().expect("the server is found")
-}
-
-/// Waits for something that comes about by itself, soon. The watchdog ends a wait in vain.
-pub(crate) fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
 }
