@@ -8,6 +8,7 @@ use mochi_auth::mechanism::{Acceptor, ClientToken, Initiator, MechanismError, Pr
 use mochi_auth::protocol::client::Answered;
 use mochi_auth::protocol::server::{Claim, Verified};
 use mochi_auth::protocol::{MechanismId, Psk, Secret, Th1};
+use mochi_test_support::comes_to;
 
 use crate::stage::*;
 use crate::tap::{Fate, Tap, Way};
@@ -57,7 +58,7 @@ fn a_session_of_peer_credentials_ends_at_its_connection() {
     tap.take();
     tap.plan(|seen| if seen.way == Way::ToServer { Fate::Drop } else { Fate::Pass });
     let lost = server.call(WHO, &()).start();
-    eventually(|| tap.seen() == 1);
+    comes_to("one message is seen", || tap.seen(), |seen| *seen == 1);
     let request = tap.take().remove(0);
     let before = site.before();
     let attacker = stage.attacker(&site);

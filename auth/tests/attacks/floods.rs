@@ -5,6 +5,7 @@ use std::time::Duration;
 use margo_rs::ProviderId;
 use mochi_auth::protocol::{BareError, Protection};
 use mochi_auth::session::{Quota, Rate};
+use mochi_test_support::comes_to;
 
 use crate::record;
 use crate::stage::*;
@@ -100,7 +101,11 @@ fn more_calls_at_once_than_agreed_are_told_to_wait() {
     alice.call::<_, (u32, u32)>(&attacker, WHO, &());
     let hang = |_| attacker.send(HANG.id(ProviderId::DEFAULT), &alice.request(HANG, &()).0);
     let hanging: Vec<_> = (0..BORNE).map(hang).collect();
-    eventually(|| site.auth.sessions()[0].running as usize == BORNE);
+    comes_to(
+        "BORNE handlers of the session run",
+        || site.auth.sessions()[0].running,
+        |running| *running as usize == BORNE,
+    );
     let before = site.before();
     for _ in 0..50 {
         let (request, call) = alice.request(WHO, &());
@@ -113,6 +118,6 @@ fn more_calls_at_once_than_agreed_are_told_to_wait() {
     }
     before.unharmed(&stage, &site, 0);
     drop(hanging);
-    eventually(|| site.auth.sessions()[0].running == 0);
+    comes_to("0 handlers of the session run", || site.auth.sessions()[0].running, |running| *running == 0);
     alice.call::<_, (u32, u32)>(&attacker, WHO, &());
 }

@@ -6,6 +6,7 @@
 use margo_rs::ProviderId;
 use mochi_auth::protocol::{BareError, Protection};
 use mochi_auth::session::Quota;
+use mochi_test_support::comes_to;
 
 use crate::stage::*;
 use crate::stand_in::{StandIn, hello};
@@ -113,7 +114,7 @@ fn cve_2023_48795_messages_taken_out_at_the_start_are_missed() {
         if requests == 1 { Fate::Drop } else { Fate::Pass }
     });
     let lost = server.call(ECHO, &"first".to_owned()).start();
-    eventually(|| tap.seen() == 1);
+    comes_to("one message is seen", || tap.seen(), |seen| *seen == 1);
     assert_eq!(server.call(ECHO, &"second".to_owned()).wait().unwrap(), "second");
     let numbers: Vec<_> = tap.take().into_iter().map(|seen| (seen.way, seen.bytes[wire::SEQ][0])).collect();
     assert_eq!(numbers, [(Way::ToServer, 0), (Way::ToServer, 1), (Way::ToClient, 1)], "numbers are said, not counted");

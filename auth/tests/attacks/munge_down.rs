@@ -7,6 +7,7 @@ use margo_rs::Wait;
 use mochi_auth::OpenError;
 use mochi_auth::munge::Munge;
 use mochi_auth::testing::{MungeRealm, Munged};
+use mochi_test_support::eventually;
 
 use crate::munge::{by_both, by_munge, handle, own};
 use crate::stage::*;
@@ -46,7 +47,7 @@ fn a_hung_munged_delays_only_new_logins_and_only_to_their_deadline() {
     assert!(found.iter().all(|line| line.field("reason").contains("munged")), "{found:?}");
     here.resume();
     let again = || by_munge(handle(&there)).open(&engine, site.address()).wait().ok();
-    eventually(|| again().is_some_and(|server| server.call(WHO, &()).wait().unwrap() == own()));
+    eventually("it serves again", || again().is_some_and(|server| server.call(WHO, &()).wait().unwrap() == own()));
 }
 
 #[test]

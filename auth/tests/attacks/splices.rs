@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use margo_rs::{ProviderId, Wait};
 use mochi_auth::CallError;
 use mochi_auth::session::ReplyRefused;
+use mochi_test_support::eventually;
 
 use crate::stage::*;
 use crate::stand_in::StandIn;
@@ -241,7 +242,7 @@ fn requests_that_were_held_back_are_served_once_or_not_at_all() {
     tap.hold(true);
     let call = server.call(ECHO, &"late".to_owned()).start();
     let seen = Mutex::new(Vec::new());
-    eventually(|| {
+    eventually("a message is seen", || {
         seen.lock().unwrap().extend(tap.take());
         !seen.lock().unwrap().is_empty()
     });

@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use margo_rs::{Buffer, Endpoint, Engine, ProviderId, RawCall, Rpc, RpcId, Wait};
 use mochi_auth::mechanism::key_file::{Key, KeyRing};
 use mochi_auth::protocol::{BareError, Secret};
 use mochi_auth::session::{Quota, Rate};
 use mochi_auth::{AuthProvider, AuthServer, AuthServerBuilder, Connection, ConnectionBuilder, Identity, Rule};
+use mochi_test_support::comes_to;
 
 use crate::record::{self, Line};
 
@@ -56,15 +56,6 @@ pub(crate) fn builder() -> AuthServerBuilder {
 const PLENTY: Rate = Rate { per_second: 1000, burst: 100_000 };
 pub(crate) const AMPLE: Quota =
     Quota { sessions: 10_000, reserve: 10, few: 10, half_open: 9000, half_open_per_node: 9000 };
-
-/// Waits for what has no event to wait for. Far too long a wait is a failure, not a hang.
-pub(crate) fn eventually(what: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !what() {
-        assert!(begun.elapsed() < LONG, "it never comes");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
 
 /// All tests of this process log to one place, so those that count events take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -188,7 +179,7 @@ impl Before {
     /// As [`unharmed`](Self::unharmed), where `runs` honest calls reached their handlers meanwhile.
     pub(crate) fn ran(&self, stage: &Stage, site: &Site, refusals: usize, runs: usize) -> Vec<Line> {
         let expected = self.refusals + refusals;
-        eventually(|| record::refusal_count() >= expected);
+        comes_to("the refusals are on record", record::refusal_count, |count| *count >= expected);
         assert_eq!(site.runs(), self.runs + runs, "handlers that ran");
         assert_eq!(site.open_sessions(), self.open, "sessions in use");
         honest_call(stage, site);
@@ -227,7 +218,7 @@ impl Attacker {
         let before = record::refusal_count();
         let mut calls: Vec<_> = messages.into_iter().map(|message| self.send(rpc, &message)).collect();
         // Dropping a call cancels it. Long ones may be overtaken by the fence.
-        eventually(|| record::refusal_count() >= before + calls.len());
+        comes_to("the refusals are on record", record::refusal_count, |count| *count >= before + calls.len());
         self.fence();
         for call in &mut calls {
             if let Some(answer) = poll_once(call) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use margo_rs::{Rpc, Wait};
 use mochi_auth::CallError;
+use mochi_test_support::comes_to;
 
 use crate::record;
 use crate::stage::*;
@@ -117,7 +118,7 @@ fn a_close_that_races_with_handlers_takes_nothing_from_them() {
         let begun = running.begun.load(Ordering::SeqCst);
         let server = stage.connect(&site, ALICE);
         let certain: Vec<_> = (0..4).map(|_| server.call(RUN, &()).start()).collect();
-        eventually(|| running.begun.load(Ordering::SeqCst) == begun + 4);
+        comes_to("the handlers have begun", || running.begun.load(Ordering::SeqCst), |count| *count == begun + 4);
         let outcomes = thread::scope(|scope| {
             let callers: Vec<_> = (0..4)
                 .map(|_| {
@@ -126,7 +127,7 @@ fn a_close_that_races_with_handlers_takes_nothing_from_them() {
                 })
                 .collect();
             let closing = scope.spawn(|| server.close().wait().expect("closed"));
-            eventually(|| site.auth.counts().sessions == 0);
+            comes_to("no session is left", || site.auth.counts(), |counts| counts.sessions == 0);
             running.go.store(true, Ordering::SeqCst);
             closing.join().unwrap();
             let calls = callers.into_iter().flat_map(|caller| caller.join().unwrap());
@@ -151,7 +152,7 @@ fn a_revocation_that_races_with_handlers_silences_them() {
     let running = serve_running(&site);
     let server = stage.connect(&site, ALICE);
     let call = server.call(RUN, &()).timeout(SHORT).start();
-    eventually(|| running.begun.load(Ordering::SeqCst) == 1);
+    comes_to("the handlers have begun", || running.begun.load(Ordering::SeqCst), |count| *count == 1);
     assert_eq!(site.auth.revoke_uid(ALICE.uid), 1);
     running.go.store(true, Ordering::SeqCst);
     let error = call.wait().unwrap_err();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use margo_rs::codec::Blob;
 use margo_rs::{Rpc, Wait};
 use mochi_auth::{AuthServer, CallError};
+use mochi_test_support::{comes_to, eventually};
 use tokio::sync::watch;
 
 use crate::support::*;
@@ -52,7 +53,7 @@ fn the_last_clone_closes() {
     drop(server);
     assert_eq!(clone.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
     drop(clone);
-    eventually(|| auth.counts().sessions == 0);
+    comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
 }
 
 #[test]
@@ -61,11 +62,11 @@ fn a_close_waits_for_the_calls_in_flight_and_takes_no_more() {
     let go = serve_gate(&auth);
     let (_engine, server) = connect(&auth, ALICE);
     let call = server.call(GATE, &()).start();
-    eventually(|| runs(&auth, 1));
+    eventually("the handlers run", || runs(&auth, 1));
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.close().wait());
         let other = scope.spawn(|| server.close().wait());
-        eventually(|| auth.counts().sessions == 0);
+        comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
         assert!(matches!(server.call(WHO, &()).wait(), Err(CallError::Closed)));
         assert!(!closing.is_finished() && !other.is_finished(), "the call still runs");
         go.send(true).unwrap();
@@ -111,7 +112,7 @@ fn calls_that_wait_for_their_turn_are_told_at_once() {
     let go = serve_gate(&auth);
     let (_engine, server) = connect(&auth, ALICE);
     let call = server.call(GATE, &()).start();
-    eventually(|| runs(&auth, 1));
+    eventually("the handlers run", || runs(&auth, 1));
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| server.call(WHO, &()).wait())).collect();
         let closing = scope.spawn(|| server.close().wait());
@@ -132,7 +133,7 @@ fn a_close_that_is_given_up_can_be_taken_up_again() {
     let go = serve_gate(&auth);
     let (_engine, server) = connect(&auth, ALICE);
     let call = server.call(GATE, &()).start();
-    eventually(|| runs(&auth, 1));
+    eventually("the handlers run", || runs(&auth, 1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         for _ in 0..3 {
@@ -152,7 +153,7 @@ fn a_close_takes_no_longer_than_the_calls_may() {
     let engine = margo_rs::Engine::builder(transport()).default_timeout(Duration::from_secs(5)).connect().unwrap();
     let server = by_key(ALICE).open(&engine, auth.engine().address()).wait().unwrap();
     let call = server.call(HANG, &()).timeout(Duration::from_millis(300)).start();
-    eventually(|| runs(&auth, 1));
+    eventually("the handlers run", || runs(&auth, 1));
     // The call may be given up on either side first.
     let outcome = server.close().wait();
     let in_time = matches!(outcome, Ok(()) | Err(CallError::Transport(margo_rs::CallError::DeadlineExceeded { .. })));
@@ -170,13 +171,13 @@ fn a_close_ends_the_sessions_before_the_current_one() {
     let mut calls = Vec::new();
     for round in 1..=3 {
         calls.push(server.call(GATE, &()).start());
-        eventually(|| runs(&auth, round));
+        eventually("the handlers run", || runs(&auth, round));
         server.reauthenticate().wait().unwrap();
     }
     assert_eq!(auth.counts().sessions, 4);
     thread::scope(|scope| {
         let closing = scope.spawn(|| server.close().wait());
-        eventually(|| auth.counts().sessions < 4);
+        comes_to("there are fewer than 4 sessions", || auth.counts(), |counts| counts.sessions < 4);
         go.send(true).unwrap();
         closing.join().unwrap().unwrap();
     });
@@ -224,10 +225,10 @@ fn the_last_call_closes_when_no_clone_is_left() {
     let go = serve_gate(&auth);
     let (_engine, server) = connect(&auth, ALICE);
     let call = server.call(GATE, &()).start();
-    eventually(|| runs(&auth, 1));
+    eventually("the handlers run", || runs(&auth, 1));
     server.reauthenticate().wait().unwrap();
     drop(server);
     go.send(true).unwrap();
     assert_eq!(call.wait().unwrap(), 5);
-    eventually(|| auth.counts().sessions == 0);
+    comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
 }

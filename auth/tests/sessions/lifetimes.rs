@@ -7,6 +7,7 @@ use mochi_auth::mechanism::ServerIdentity;
 use mochi_auth::mechanism::key_file::Key;
 use mochi_auth::protocol::{Protection, Secret};
 use mochi_auth::{CallError, Connection, OpenError};
+use mochi_test_support::comes_to;
 
 use crate::support::*;
 
@@ -129,7 +130,7 @@ fn a_restarted_server_is_talked_to_again_without_a_failed_call() {
     drop(auth);
     let again = Engine::builder(&address).rpc_threads(1).listen().wait().unwrap();
     let again = serve_on(&again, builder());
-    eventually(|| engine.load().links == 0);
+    comes_to("no connection is left", || engine.load(), |load| load.links == 0);
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
     assert_eq!(again.counts().sessions, 1);
 }
@@ -139,7 +140,7 @@ fn an_idle_session_is_replaced_before_it_is_used() {
     let auth = serve(builder().idle(Duration::from_secs(1)));
     let (_engine, server) = connect(&auth, ALICE);
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
-    eventually(|| auth.counts().sessions == 0);
+    comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
 }
 
@@ -159,7 +160,7 @@ fn a_session_that_was_never_used_ends_soon_and_is_replaced() {
     let auth = serve(builder());
     let (_engine, server) = connect(&auth, ALICE);
     assert_eq!(auth.counts().half_open, 1);
-    eventually(|| auth.counts().sessions == 0);
+    comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (ALICE.uid, ALICE.gid));
 }
 

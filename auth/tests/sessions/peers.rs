@@ -4,6 +4,7 @@ use margo_rs::{Engine, ProviderId, RpcId, Wait};
 use mochi_auth::mechanism::ServerIdentity;
 use mochi_auth::protocol::MechanismId;
 use mochi_auth::{AuthServer, CallError, Connection, Identity, OpenError, Rule};
+use mochi_test_support::comes_to;
 
 use crate::support::*;
 
@@ -98,7 +99,7 @@ fn a_lost_connection_is_followed_by_a_session_on_the_new_one() {
     assert_eq!(server.call(WHO, &()).wait().unwrap().0, Identity::own().uid);
     auth.engine().shutdown().wait();
     drop(auth);
-    eventually(|| engine.load().links == 0);
+    comes_to("no connection is left", || engine.load(), |load| load.links == 0);
     let again = Engine::builder(&address).rpc_threads(1).listen().wait().unwrap();
     let _again = serve_on(&again, AuthServer::builder().peer_credentials().rule(Rule::anyone()));
     assert_eq!(server.call(WHO, &()).wait().unwrap().0, Identity::own().uid);

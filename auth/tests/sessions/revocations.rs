@@ -10,6 +10,7 @@ use mochi_auth::mechanism::{Acceptor, MechanismError, Step};
 use mochi_auth::protocol::MechanismId;
 use mochi_auth::protocol::server::{Claim, Verified};
 use mochi_auth::{AuthServer, Rule};
+use mochi_test_support::comes_to;
 use tokio::sync::watch;
 
 use crate::support::*;
@@ -47,7 +48,7 @@ fn a_client_that_was_being_verified_is_verified_again_after_a_revocation() {
         let auth = serve(AuthServer::builder().mechanism(slow).rule(Rule::anyone()));
         let (_engine, server) = thread::scope(|scope| {
             let client = scope.spawn(|| connect(&auth, ALICE));
-            eventually(|| begun.load(Ordering::SeqCst) == 1);
+            comes_to("the handlers have begun", || begun.load(Ordering::SeqCst), |count| *count == 1);
             assert_eq!(revoke(&auth), 0, "there is no session yet");
             go.send(true).unwrap();
             client.join().unwrap()

@@ -1,6 +1,5 @@
 //! Servers and clients with keys, which need no daemon.
 
-use std::thread;
 use std::time::Duration;
 
 use margo_rs::{Engine, ProviderId, Rpc, Wait};
@@ -69,10 +68,4 @@ pub(crate) fn connect(auth: &AuthServer, user: Identity) -> (Engine, Connection)
     let engine = client();
     let connection = by_key(user).open(&engine, auth.engine().address()).wait().expect("a session");
     (engine, connection)
-}
-
-pub(crate) fn eventually(what: impl Fn() -> bool) {
-    while !what() {
-        thread::sleep(Duration::from_millis(1));
-    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use margo_rs::{Engine, Rpc, Wait};
 use mochi_auth::{AuthServer, CallError, Connection, Rule};
+use mochi_test_support::comes_to;
 
 use crate::support::*;
 
@@ -91,7 +92,7 @@ fn waiting_in_an_asynchronous_handler_is_refused_and_sends_nothing() {
     refused();
     assert_eq!(onward.counts().half_open, 1, "nothing came in that session");
     onward.engine().shutdown().wait();
-    eventually(|| engine.load().links == 0);
+    comes_to("no connection is left", || engine.load(), |load| load.links == 0);
     refused();
 }
 
@@ -106,7 +107,7 @@ fn peer_credentials_recover_after_a_server_was_away() {
     server.call(WHO, &()).wait().unwrap();
     auth.engine().shutdown().wait();
     drop(auth);
-    eventually(|| engine.load().links == 0);
+    comes_to("no connection is left", || engine.load(), |load| load.links == 0);
     assert!(matches!(server.call(WHO, &()).wait(), Err(CallError::NoSession(_))));
     let _again = serve(&listen(address.as_str()));
     server.call(WHO, &()).wait().unwrap();
@@ -137,5 +138,5 @@ fn a_replaced_session_without_calls_is_closed() {
         assert_eq!(server.call(WHO, &()).wait().unwrap().0, ALICE.uid);
         server.reauthenticate().wait().unwrap();
     }
-    eventually(|| auth.counts().sessions == 1);
+    comes_to("there is one session", || auth.counts(), |counts| counts.sessions == 1);
 }
