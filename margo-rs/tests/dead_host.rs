@@ -3,28 +3,19 @@
 //! Needs root and iproute2; says so in one line and passes where they are missing.
 
 use margo_rs::{CallError, Engine, Rpc, Wait};
-use std::io::{BufRead, BufReader, Lines, Write};
-use std::process::{Child, ChildStdout, Command, Stdio};
-use std::thread;
+use mochi_test_support::{Process, Watchdog, say};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const ROLE: &str = "MARGO_RS_TEST_HOST";
 const HANG: Rpc<(), ()> = Rpc::new("hang");
 const LONG: Duration = Duration::from_secs(100);
 
 /// Not a test of its own: what a process on one of the hosts does.
 #[test]
 fn role() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+    let Some(role) = mochi_test_support::role() else { return };
     // Whatever becomes of the test, its processes end.
-    thread::spawn(|| {
-        thread::sleep(LONG + Duration::from_secs(20));
-        std::process::abort();
-    });
-    let say = |text: &str| {
-        println!("\nsays {text}");
-        std::io::stdout().flush().unwrap();
-    };
+    let _watchdog = Watchdog::start("role", LONG + Duration::from_secs(20));
     match role.split_once(' ') {
         None => {
             let server = Engine::listen("native+tcp").wait().unwrap();
@@ -79,17 +70,11 @@ impl Hosts {
         made.then_some(hosts)
     }
 
+    #[track_caller]
     fn start(&self, host: usize, role: &str) -> Process {
-        let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.names[host]])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "role", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Process { child, lines }
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.names[host]]).arg(std::env::current_exe().unwrap());
+        Process::run(command, "role", role).expect("it says something")
     }
 }
 
@@ -101,37 +86,19 @@ impl Drop for Hosts {
     }
 }
 
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Process {
-    fn says(&mut self) -> String {
-        self.lines.find_map(|line| Some(line.unwrap().strip_prefix("says ")?.to_owned())).expect("it says something")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn a_host_that_vanishes_is_noticed_long_before_the_deadline() {
     let Some(hosts) = Hosts::new() else {
         println!("skipped: no network namespaces here (needs root and iproute2)");
         return;
     };
-    let mut server = hosts.start(0, "serve");
-    let address = server.says();
+    let server = hosts.start(0, "serve");
+    let address = &server.says;
     assert!(address.starts_with("native+tcp://10.77.0.1:"), "a server on `tcp` prints a routable address: {address}");
-    let mut client = hosts.start(1, &format!("call {address}"));
-    assert_eq!(client.says(), "called");
+    let client = hosts.start(1, &format!("call {address}"));
+    assert_eq!(client.says, "called");
     // The cable is cut: nobody says goodbye.
     assert!(ip(&["-n", &hosts.names[0], "link", "set", "cable", "down"]));
-    let end = client.says();
+    let end = client.next_line_within(LONG).expect("it says how its call ended");
     assert!(end.starts_with("lost: "), "{end}");
 }

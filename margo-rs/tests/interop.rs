@@ -8,11 +8,10 @@ mod bulk;
 
 use margo_rs::codec::Blob;
 use margo_rs::{Blame, CallError, Endpoint, Engine, HgString, Provider, ProviderId, Rpc, RpcId, Wait, protocol_help};
-use std::io::{BufRead, BufReader};
+use mochi_test_support::{Process, Watchdog};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
@@ -43,27 +42,9 @@ fn numbers() -> Vec<f64> {
     (0..40_000).map(f64::from).collect()
 }
 
-/// A peer that is ended with the test.
-struct Process {
-    child: Child,
-    /// What it prints may have no reader, but a pipe.
-    _out: BufReader<ChildStdout>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
-fn watchdog(name: &'static str) {
-    thread::spawn(move || {
-        thread::sleep(LONG * 4);
-        eprintln!("test {name} hangs");
-        std::process::abort();
-    });
+/// Ends the process when a test hangs.
+fn watchdog(name: &'static str) -> Watchdog {
+    Watchdog::start(name, LONG * 4)
 }
 
 /// Compiles a peer, or says why it is not there.
@@ -97,19 +78,19 @@ fn build(source: &str, compiler: &str, package: &str, name: &str) -> Option<Path
     Some(program)
 }
 
+#[track_caller]
 fn start(program: &Path, protocol: &str) -> (Process, String) {
     start_as(program, "serve", protocol)
 }
 
+#[track_caller]
 fn start_as(program: &Path, role: &str, protocol: &str) -> (Process, String) {
-    let mut child =
-        Command::new(program).args([role, protocol]).stdout(Stdio::piped()).spawn().expect("the peer starts");
-    let mut address = String::new();
-    let mut out = BufReader::new(child.stdout.take().expect("piped"));
-    out.read_line(&mut address).expect("the peer prints its address");
-    let address = address.trim().to_owned();
+    let mut command = Command::new(program);
+    command.args([role, protocol]);
+    let process = Process::speaking(command, "").expect("the peer starts, and prints its address");
+    let address = process.says.trim().to_owned();
     assert!(!address.is_empty(), "the peer does not start");
-    (Process { child, _out: out }, address)
+    (process, address)
 }
 
 fn client(protocol: &str) -> Engine {
@@ -184,7 +165,7 @@ fn call_margo(to: &Endpoint, ours: &Engine) {
 }
 
 fn a_margo_server_is_called(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.c", "cc", "margo", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let (ours, _provider) = server(protocol);
@@ -193,12 +174,12 @@ fn a_margo_server_is_called(name: &'static str, protocol: &str) {
     call_margo(&to, &ours);
     assert_eq!(client.load().calls, 0);
     to.shutdown_remote().wait().unwrap();
-    let ended = process.child.wait().unwrap();
+    let ended = process.wait();
     assert!(ended.success(), "{ended}");
 }
 
 fn a_margo_client_calls(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.c", "cc", "margo", name) else { return };
     let (server, _provider) = server(protocol);
     // Not the first time it is asked.
@@ -213,7 +194,7 @@ fn a_margo_client_calls(name: &'static str, protocol: &str) {
 }
 
 fn a_margo_server_that_dies_is_noticed(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.c", "cc", "margo", name) else { return };
     let (process, address) = start(&program, protocol);
     let client = Engine::builder(protocol)
@@ -234,7 +215,7 @@ const THALLIUM_GREET: Rpc<String, String> = Rpc::new("greet");
 const JOIN: Rpc<Vec<String>, String> = Rpc::new("join");
 
 fn a_thallium_server_is_called(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.cpp", "c++", "thallium", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let client = client(protocol);
@@ -252,12 +233,12 @@ fn a_thallium_server_is_called(name: &'static str, protocol: &str) {
     // Without Thallium's provider there is nothing.
     assert!(matches!(to.call(THALLIUM_SUM, &(1, 1)).wait(), Err(CallError::NoSuchRpc { .. })));
     to.shutdown_remote().wait().unwrap();
-    let ended = process.child.wait().unwrap();
+    let ended = process.wait();
     assert!(ended.success(), "{ended}");
 }
 
 fn a_thallium_client_calls(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.cpp", "c++", "thallium", name) else { return };
     let server = Engine::builder(protocol).rpc_threads(2).listen().wait().expect("listening works");
     server.enable_remote_shutdown(|_| true);
@@ -282,7 +263,7 @@ fn a_thallium_client_calls(name: &'static str, protocol: &str) {
 }
 
 fn a_margo_server_that_is_not_to_be_ended_refuses(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("peer.c", "cc", "margo", name) else { return };
     let (_process, address) = start_as(&program, "stay", protocol);
     let client = client(protocol);

@@ -3,6 +3,7 @@
 use super::*;
 use margo_rs::bulk::{BulkDescriptor, BulkError, Permission, Refusal};
 use margo_rs::{HandlerError, Request};
+use std::thread;
 
 /// The owner's address, or nothing for the caller; offset and length; the data.
 type Part = (HgString, u64, u64, BulkDescriptor);
@@ -42,7 +43,7 @@ async fn push_pattern(here: &Engine, request: &Request, data: &BulkDescriptor) -
 }
 
 fn a_margo_server_moves_our_data(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.c", "cc", "margo", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let client = client(protocol);
@@ -68,12 +69,12 @@ fn a_margo_server_moves_our_data(name: &'static str, protocol: &str) {
     assert_eq!(to.call(TAKE, &middle).wait().unwrap(), (sum(&pattern(100_000).0[30_000..35_000]), 0));
     drop(region);
     to.shutdown_remote().wait().unwrap();
-    assert!(process.child.wait().unwrap().success());
+    assert!(process.wait().success());
     owner.shutdown().wait();
 }
 
 fn a_margo_server_lends_its_memory(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.c", "cc", "margo", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let client = client(protocol);
@@ -105,11 +106,11 @@ fn a_margo_server_lends_its_memory(name: &'static str, protocol: &str) {
         Err(BulkError::OwnerUnknown | BulkError::LengthMismatch { .. })
     ));
     to.shutdown_remote().wait().unwrap();
-    assert!(process.child.wait().unwrap().success());
+    assert!(process.wait().success());
 }
 
 fn data_of_a_margo_client_is_moved(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.c", "cc", "margo", name) else { return };
     let server = Engine::builder(protocol).rpc_threads(2).listen().wait().expect("listening works");
     server.enable_remote_shutdown(|_| true);
@@ -129,7 +130,7 @@ fn data_of_a_margo_client_is_moved(name: &'static str, protocol: &str) {
 }
 
 fn data_of_a_thallium_client_is_moved(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.cpp", "c++", "thallium", name) else { return };
     let server = Engine::builder(protocol).rpc_threads(2).listen().wait().expect("listening works");
     server.enable_remote_shutdown(|_| true);
@@ -160,7 +161,7 @@ fn call_and_count(program: &Path, server: &Engine, right: usize) {
 }
 
 fn a_thallium_server_moves_our_data(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.cpp", "c++", "thallium", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let client = client(protocol);
@@ -175,12 +176,12 @@ fn a_thallium_server_moves_our_data(name: &'static str, protocol: &str) {
         assert!(region.into_inner().wait() == bytes);
     }
     to.shutdown_remote().wait().unwrap();
-    assert!(process.child.wait().unwrap().success());
+    assert!(process.wait().success());
 }
 
 /// What a peer in C says of its memory is followed by nobody who does not look at it first.
 fn a_forged_descriptor_of_a_margo_server_moves_nothing(name: &'static str, protocol: &str) {
-    watchdog(name);
+    let _watchdog = watchdog(name);
     let Some(program) = build("bulk.c", "cc", "margo", name) else { return };
     let (mut process, address) = start(&program, protocol);
     let client = Engine::builder(protocol).default_timeout(Duration::from_secs(2)).connect().expect("a client starts");
@@ -202,7 +203,7 @@ fn a_forged_descriptor_of_a_margo_server_moves_nothing(name: &'static str, proto
         // libfabric ends the connection over a key that it does not know, and after a while makes another.
         let lent_again = || client.lookup(&address).wait().ok()?.call(LEND, &()).wait().ok();
         while lent_again().as_ref() != Some(&lent) {
-            assert!(process.child.try_wait().unwrap().is_none(), "the server has ended after byte {at}");
+            assert!(!process.has_ended(), "the server has ended after byte {at}");
             thread::sleep(Duration::from_millis(1));
         }
     }
