@@ -107,7 +107,7 @@ fn adopt(theirs: &Theirs) -> Pool {
 
 #[test]
 fn handlers_run_in_a_pool_that_was_handed_in_and_leave_nothing_there() {
-    watchdog("handed in");
+    let _watchdog = watchdog("handed in");
     for protocol in protocols() {
         for xstreams in [1, 2] {
             let theirs = Theirs::new(abt::ABT_POOL_ACCESS_MPMC, xstreams);
@@ -138,7 +138,7 @@ fn handlers_run_in_a_pool_that_was_handed_in_and_leave_nothing_there() {
 
 #[test]
 fn a_wait_suspends_a_handler_in_a_pool_of_one_stream_and_holds_one_of_several() {
-    watchdog("held");
+    let _watchdog = watchdog("held");
     let echo: Rpc<u32, u32> = Rpc::new("echo");
     let relay: Rpc<u32, u32> = Rpc::new("relay");
     for xstreams in [1, 3] {
@@ -172,7 +172,7 @@ fn a_wait_suspends_a_handler_in_a_pool_of_one_stream_and_holds_one_of_several() 
 
 #[test]
 fn a_user_level_thread_of_theirs_waits_without_stopping_its_stream() {
-    watchdog("in_ult");
+    let _watchdog = watchdog("in_ult");
     let theirs = Theirs::new(abt::ABT_POOL_ACCESS_MPMC, 1);
     let pool = adopt(&theirs);
     let server = server("native+tcp://127.0.0.1", &pool);
@@ -225,7 +225,7 @@ fn argobots_flags() -> (Vec<String>, String) {
 
 #[test]
 fn a_program_in_c_embeds_a_service_in_the_pool_of_its_only_stream() {
-    watchdog("embedded");
+    let _watchdog = watchdog("embedded");
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let target = scratch.parent().expect("a directory in the target directory");
     let profile = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };

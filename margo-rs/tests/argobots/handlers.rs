@@ -12,7 +12,7 @@ const SUM: Rpc<(i64, i64), i64> = Rpc::new("sum");
 
 #[test]
 fn asynchronous_handlers_are_tasklets_and_blocking_ones_user_level_threads() {
-    watchdog("kinds");
+    let _watchdog = watchdog("kinds");
     for protocol in protocols() {
         let pool = Pool::argobots("units", 2).unwrap();
         let server = server(protocol, &pool);
@@ -41,7 +41,7 @@ fn asynchronous_handlers_are_tasklets_and_blocking_ones_user_level_threads() {
 
 #[test]
 fn a_provider_is_given_an_argobots_pool_by_name_and_others_keep_theirs() {
-    watchdog("named");
+    let _watchdog = watchdog("named");
     for protocol in protocols() {
         let pool = Pool::argobots("heavy", 1).unwrap();
         let server = Engine::builder(protocol).rpc_threads(1).add_pool(pool.clone()).listen().wait().unwrap();
@@ -62,7 +62,7 @@ fn a_provider_is_given_an_argobots_pool_by_name_and_others_keep_theirs() {
 
 #[test]
 fn a_handler_is_woken_by_timers_by_answers_and_by_foreign_threads() {
-    watchdog("woken");
+    let _watchdog = watchdog("woken");
     for protocol in protocols() {
         let pool = Pool::argobots("woken", 2).unwrap();
         let server = server(protocol, &pool);
@@ -94,7 +94,7 @@ fn a_handler_is_woken_by_timers_by_answers_and_by_foreign_threads() {
 
 #[test]
 fn many_clients_get_their_own_answers_from_all_kinds_of_handlers() {
-    watchdog("many");
+    let _watchdog = watchdog("many");
     for protocol in protocols() {
         let pool = Pool::argobots("many", 2).unwrap();
         let server = server(protocol, &pool);
@@ -124,7 +124,7 @@ fn many_clients_get_their_own_answers_from_all_kinds_of_handlers() {
 
 #[test]
 fn a_handler_that_panics_answers_and_its_pool_lives() {
-    watchdog("panics");
+    let _watchdog = watchdog("panics");
     for protocol in protocols() {
         let pool = Pool::argobots("panics", 1).unwrap();
         let server = server(protocol, &pool);
@@ -158,7 +158,7 @@ fn a_handler_that_panics_answers_and_its_pool_lives() {
 
 #[test]
 fn a_cancelled_call_drops_its_handler() {
-    watchdog("cancelled");
+    let _watchdog = watchdog("cancelled");
     struct Count(Arc<AtomicUsize>);
     impl Drop for Count {
         fn drop(&mut self) {
@@ -197,7 +197,7 @@ fn a_cancelled_call_drops_its_handler() {
 
 #[test]
 fn a_pool_that_ends_answers_the_requests_it_holds_and_those_that_come_later() {
-    watchdog("ends");
+    let _watchdog = watchdog("ends");
     for protocol in protocols() {
         let pool = Pool::argobots("ends", 2).unwrap();
         let server = server(protocol, &pool);
@@ -228,7 +228,7 @@ fn a_pool_that_ends_answers_the_requests_it_holds_and_those_that_come_later() {
 
 #[test]
 fn a_pool_may_end_in_one_of_its_own_handlers() {
-    watchdog("own end");
+    let _watchdog = watchdog("own end");
     let pool = Pool::argobots("own", 1).unwrap();
     let shut: Rpc<(), ()> = Rpc::new("shut");
     let ended = {
@@ -258,7 +258,7 @@ fn a_pool_may_end_in_one_of_its_own_handlers() {
 
 #[test]
 fn one_pool_serves_several_engines() {
-    watchdog("several");
+    let _watchdog = watchdog("several");
     let pool = Pool::argobots("shared", 2).unwrap();
     for protocol in protocols() {
         let servers: Vec<_> = (0..3).map(|_| server(protocol, &pool)).collect();
@@ -277,7 +277,7 @@ fn one_pool_serves_several_engines() {
 
 #[test]
 fn pools_come_and_go_while_others_stay() {
-    watchdog("come and go");
+    let _watchdog = watchdog("come and go");
     let stays = Pool::argobots("stays", 1).unwrap();
     for round in 0..30 {
         let pool = Pool::argobots(format!("round {round}"), 2).unwrap();
@@ -294,7 +294,7 @@ fn pools_come_and_go_while_others_stay() {
 
 #[test]
 fn the_parent_of_nested_calls_is_right_in_handlers_that_take_turns() {
-    watchdog("parents");
+    let _watchdog = watchdog("parents");
     let protocol = "native+tcp://127.0.0.1";
     let pool = Pool::argobots("parents", 1).unwrap();
     let server = server(protocol, &pool);

@@ -27,8 +27,8 @@ fn without_argobots_a_pool_is_refused_with_what_to_install() {
 mod support {
     use margo_rs::{Endpoint, Engine, Pool, Wait, protocol_help};
     use mochi_sys::argobots as abt;
+    use mochi_test_support::Watchdog;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
     use std::time::Duration;
 
     pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -47,13 +47,9 @@ mod support {
         protocols
     }
 
-    /// Ends the whole test when it hangs. It is never stopped: tests of this file are over long before.
-    pub(crate) fn watchdog(name: &'static str) {
-        thread::spawn(move || {
-            thread::sleep(LONG * 4);
-            eprintln!("test {name} hangs");
-            std::process::abort();
-        });
+    /// Ends the process when a test hangs.
+    pub(crate) fn watchdog(name: &'static str) -> Watchdog {
+        Watchdog::start(name, LONG * 4)
     }
 
     /// A server whose default pool is the given one.

@@ -26,7 +26,7 @@ fn register_down(server: &Engine) {
 
 #[test]
 fn handlers_of_one_stream_that_wait_for_each_other_all_end() {
-    watchdog("nested");
+    let _watchdog = watchdog("nested");
     let pool = Pool::argobots("nested", 1).unwrap();
     let server = server("native+tcp://127.0.0.1", &pool);
     register_down(&server);
@@ -41,7 +41,7 @@ fn handlers_of_one_stream_that_wait_for_each_other_all_end() {
 
 #[test]
 fn two_engines_whose_handlers_call_each_other_from_one_stream_do_not_stop_it() {
-    watchdog("ping-pong");
+    let _watchdog = watchdog("ping-pong");
     for protocol in protocols() {
         for progress in [Progress::default(), Progress::Park, Progress::Busy] {
             let pool = Pool::argobots("ping-pong", 1).unwrap();
@@ -80,7 +80,7 @@ fn a_wait_during_a_panic_or_inside_of_tokio_blocks_and_is_right_all_the_same() {
             assert_eq!(self.0.call(DOWN, &0).wait().unwrap(), 1);
         }
     }
-    watchdog("blocks");
+    let _watchdog = watchdog("blocks");
     let (pool, other) = (Pool::argobots("blocks", 1).unwrap(), Pool::argobots("other", 1).unwrap());
     let (server_one, server_two) = (server("native+tcp://127.0.0.1", &pool), server("native+tcp://127.0.0.1", &other));
     register_down(&server_two);
@@ -121,7 +121,7 @@ fn deep(levels: u64) -> u64 {
 
 #[test]
 fn a_blocking_handler_has_the_stack_of_a_thread_and_its_end_is_guarded() {
-    watchdog("deep");
+    let _watchdog = watchdog("deep");
     const NAME: &str = "suspension::a_blocking_handler_has_the_stack_of_a_thread_and_its_end_is_guarded";
     const CHILD: &str = "MARGO_TEST_OVERFLOW";
     let pool = Pool::argobots("deep", 1).unwrap();
