@@ -343,6 +343,9 @@ impl RawCall {
                 return None;
             }
             call.probed = true;
+            // Answers of other engines may wait for a thread of theirs, and that for this processor: whoever gets his own
+            // at once never goes without it otherwise.
+            std::thread::yield_now();
             cx.waker().wake_by_ref();
         } else {
             call.leading = driver.elect();

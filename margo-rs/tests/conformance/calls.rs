@@ -30,6 +30,7 @@ conformance! {
     a_call_that_stops_looking_is_woken_by_its_answer,
     different_results_find_their_callers,
     a_call_that_is_polled_no_more_is_sent_and_holds_up_no_other,
+    a_task_whose_answers_come_at_once_lets_others_run,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -454,4 +455,23 @@ fn a_call_that_is_polled_no_more_is_sent_and_holds_up_no_other(setup: Setup) {
             kept.await.unwrap();
         });
     }
+}
+
+fn a_task_whose_answers_come_at_once_lets_others_run(setup: Setup) {
+    /// Calls in a row after which others have had a turn, if not before.
+    const CALLS_BEFORE_OTHERS: usize = 16;
+    const TURNS: usize = 10;
+    let pair = setup.pair();
+    let mut calls = pin!(async {
+        for number in 0..(TURNS * CALLS_BEFORE_OTHERS) as i64 {
+            assert_eq!(pair.to.call(SUM, &(number, 1)).await.unwrap(), number + 1);
+        }
+    });
+    let mut turns = 0;
+    // Each time that it is pending, an executor has all its other tasks go on.
+    while calls.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending() {
+        turns += 1;
+        thread::yield_now();
+    }
+    assert!(turns >= TURNS, "others had {turns} turns");
 }
