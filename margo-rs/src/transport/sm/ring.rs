@@ -23,6 +23,7 @@
 //! Generic over where the words are: shared memory, the heap, or a model of either.
 
 use super::memory::{AtomicU64, CONTROL_WORDS, Ordering, fence};
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 const BELL: usize = 0;
@@ -215,30 +216,69 @@ impl<M: Words> Consumer<M> {
         let Some(into) = into.get_mut(..length) else {
             return Err(Broken("a record has changed after it was shown"));
         };
+        self.take(into);
+        Ok(length)
+    }
+
+    /// Reads the next record, if there is one of at most so many bytes, to the end of `into`, and gives its room back.
+    /// Returns how many bytes it has; 0 if there is none like that.
+    #[allow(unsafe_code)]
+    pub(super) fn append_to(&mut self, into: &mut Vec<u8>, most: usize) -> Result<usize, Broken> {
+        let Some(length) = self.next_length()?.filter(|length| *length <= most) else { return Ok(0) };
+        into.reserve(length);
+        self.take(&mut into.spare_capacity_mut()[..length]);
+        // SAFETY: there is capacity for `length` more bytes, and `take` has written each of them.
+        unsafe { into.set_len(into.len() + length) };
+        Ok(length)
+    }
+
+    /// Copies the next record, which has as many bytes as `into`, and gives its room back.
+    fn take<B: Byte>(&mut self, into: &mut [B]) {
         let ring = &self.peer.words()[CONTROL_WORDS..];
         let start = (self.head as usize / WORD + 1) & (ring.len() - 1);
         take(ring, start, into);
-        self.head += footprint(length) as u64;
+        self.head += footprint(into.len()) as u64;
         self.own.words()[HEAD].store(self.head, Ordering::Release);
-        Ok(length)
     }
 }
 
-/// Copies bytes from word `at` on, around the end of the ring.
-fn take(ring: &[AtomicU64], mut at: usize, mut into: &mut [u8]) {
+/// A place for a byte.
+trait Byte {
+    fn put(&mut self, byte: u8);
+}
+
+impl Byte for u8 {
+    fn put(&mut self, byte: u8) {
+        *self = byte;
+    }
+}
+
+impl Byte for MaybeUninit<u8> {
+    fn put(&mut self, byte: u8) {
+        self.write(byte);
+    }
+}
+
+/// Copies bytes from word `at` on, around the end of the ring, to every place of `into`.
+fn take<B: Byte>(ring: &[AtomicU64], mut at: usize, mut into: &mut [B]) {
     while into.len() >= WORD {
         let words = &ring[at..];
         let (whole, rest) = into.split_at_mut((into.len() / WORD).min(words.len()) * WORD);
         for (word, bytes) in words.iter().zip(whole.chunks_exact_mut(WORD)) {
-            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+            put(bytes, word.load(Ordering::Relaxed));
         }
         at = (at + whole.len() / WORD) & (ring.len() - 1);
         into = rest;
     }
     if !into.is_empty() {
-        let last = ring[at].load(Ordering::Relaxed).to_le_bytes();
-        let count = into.len();
-        into.copy_from_slice(&last[..count]);
+        put(into, ring[at].load(Ordering::Relaxed));
+    }
+}
+
+/// Writes as many of a word's bytes as there are places.
+fn put<B: Byte>(into: &mut [B], word: u64) {
+    for (place, byte) in into.iter_mut().zip(word.to_le_bytes()) {
+        place.put(byte);
     }
 }
 

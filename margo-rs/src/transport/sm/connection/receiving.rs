@@ -42,6 +42,22 @@ fn read_whole_records(consumer: &mut Consumer<Arc<Segment>>, into: &mut [u8]) ->
     Ok(read)
 }
 
+/// Appends records to a message as long as there are some that are wholly of its next `missing` bytes.
+fn append_records(
+    consumer: &mut Consumer<Arc<Segment>>,
+    message: &mut Vec<u8>,
+    missing: usize,
+) -> Result<usize, Broken> {
+    let mut read = 0;
+    while read < missing {
+        match consumer.append_to(message, missing - read)? {
+            0 => break,
+            count => read += count,
+        }
+    }
+    Ok(read)
+}
+
 impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
     fn read(&self, scratch: &mut [u8]) -> ReadOutcome {
@@ -220,6 +236,13 @@ impl Connection {
             let count = inbound.handle_while(rest, &mut sink, &go_on).map_err(broken)?;
             rest.drain(..count);
             return Ok(count);
+        }
+        if let Some((message, missing)) = inbound.direct() {
+            let count = append_records(consumer, message, missing).map_err(lied)?;
+            if count > 0 {
+                inbound.direct_done(count, &mut sink).map_err(broken)?;
+                return Ok(count);
+            }
         }
         if let Some((window, at, missing)) = inbound.direct_data()
             && consumer.next_length().map_err(lied)?.is_some_and(|length| length <= missing)
