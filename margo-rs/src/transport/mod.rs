@@ -70,7 +70,9 @@ pub mod sm;
 pub mod tcp;
 
 mod choose;
+mod intake;
 mod loopback;
+mod pace;
 mod poller;
 mod same_node;
 

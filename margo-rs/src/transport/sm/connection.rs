@@ -5,7 +5,10 @@ mod receiving;
 mod sending;
 
 use self::lending::{Copying, DataWay};
+use self::receiving::Up;
 use super::super::PeerCredentials;
+use super::super::intake::Intake;
+use super::super::pace::Pace;
 use super::super::same_node::{Door, Offer};
 use super::Shared;
 use super::credentials;
@@ -19,7 +22,7 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Backlog, EXTRA_LEN, FRAME_MAX, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::wire::{Backlog, EXTRA_LEN, FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -99,10 +102,8 @@ pub(super) struct Connection {
     withdrawn: AtomicBool,
     /// Requests sent that want a response; changed under the lock of the outbox.
     requests: AtomicU64,
-    /// Bytes read, and whether somebody looks whether they grow.
-    read: AtomicU64,
-    seen: AtomicU64,
-    watched: AtomicBool,
+    /// What is read, looked at in the middle of a message.
+    read: Pace,
     mid_message: AtomicBool,
     /// What the peer had read when that was looked at, and whether somebody looks.
     taken: AtomicU64,
@@ -113,10 +114,8 @@ pub(super) struct Connection {
     overfull: AtomicBool,
     /// Nothing more is read; changed under the lock of the outbox.
     stopped: AtomicBool,
-    /// Bytes written, and whether somebody looks whether they grow while requests are held.
-    written: AtomicU64,
-    seen_written: AtomicU64,
-    watched_reader: AtomicBool,
+    /// What is written, looked at while requests are held.
+    written: Pace,
 }
 
 /// Where to connect to, and who must be there.
@@ -164,20 +163,7 @@ impl Outbox {
 enum Inbox {
     /// The peer's hello is awaited.
     Greeting,
-    Up {
-        consumer: Consumer<Arc<Segment>>,
-        lane: Arc<Lane>,
-        inbound: Box<Inbound>,
-        /// Read and not handled yet, because reading has stopped.
-        rest: Vec<u8>,
-        /// Not handled yet, because responses pile up.
-        held: Box<Held>,
-        events: Arc<dyn LinkEvents>,
-        /// What was read when the peer was last woken because it waited for room.
-        room_shown: u64,
-        /// Responses read.
-        answers: u64,
-    },
+    Up(Up),
     Closed,
 }
 
@@ -254,18 +240,14 @@ impl Connection {
             blocked: AtomicBool::new(false),
             withdrawn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
-            read: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            watched: AtomicBool::new(false),
+            read: Pace::default(),
             mid_message: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             watched_blocked: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-            seen_written: AtomicU64::new(0),
-            watched_reader: AtomicBool::new(false),
+            written: Pace::default(),
         })
     }
 
@@ -408,16 +390,9 @@ impl Connection {
         outbox.queue.limit_frame(hello.max_frame);
         outbox.writer = Some(Writer { producer: Producer::new(own.clone(), peer.clone()), lane: lane.clone() });
         drop(outbox);
-        *self.inbox.lock() = Inbox::Up {
-            consumer: Consumer::new(own, peer),
-            lane,
-            inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
-            rest: Vec::new(),
-            held: Box::new(shared.held()),
-            events: events.clone(),
-            room_shown: 0,
-            answers: 0,
-        };
+        let inbound = Inbound::new(shared.inbound_limits(), shared.budget.clone());
+        let intake = Intake::new(events.clone(), shared.held());
+        *self.inbox.lock() = Inbox::Up(Up::new(Consumer::new(own, peer), lane, inbound, intake));
         if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // Closed meanwhile, perhaps before it was known whom to tell.
             self.clear_inbox();

@@ -3,6 +3,9 @@
 mod receiving;
 mod sending;
 
+use self::receiving::Up;
+use super::super::intake::Intake;
+use super::super::pace::Pace;
 use super::super::same_node::{OTHER_WAY_ENDED, Offer, Route};
 use super::socket::Socket;
 use super::{Shared, is_here};
@@ -12,12 +15,12 @@ use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
 use crate::wire::{
-    Backlog, EXTRA_LEN, FRAME_MAX, HELLO_LEN, Held, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob,
+    Backlog, EXTRA_LEN, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob,
 };
 use parking_lot::Mutex;
 use std::io;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -72,10 +75,8 @@ pub(super) struct Connection {
     listed: AtomicBool,
     /// Why nothing more can be written. What the peer sent before is still read.
     unwritable: OnceLock<String>,
-    /// Bytes read, and whether somebody looks whether they grow.
-    read: AtomicU64,
-    seen: AtomicU64,
-    watched: AtomicBool,
+    /// What is read, looked at in the middle of a message.
+    read: Pace,
     mid_message: AtomicBool,
     /// The peer has closed its side: no further edge tells of the end that stands behind the last bytes.
     hangup: AtomicBool,
@@ -83,10 +84,8 @@ pub(super) struct Connection {
     overfull: AtomicBool,
     /// Nothing more is read; changed under the lock of the outbox.
     stopped: AtomicBool,
-    /// Bytes written, and whether somebody looks whether they grow while requests are held.
-    written: AtomicU64,
-    seen_written: AtomicU64,
-    watched_reader: AtomicBool,
+    /// What is written, looked at while requests are held.
+    written: Pace,
 }
 
 /// Responses that wait for the end of a poll to go out together. Where more have arrived, the caller can work on the first
@@ -124,14 +123,7 @@ enum Inbox {
         bytes: [u8; HELLO_LEN],
         received: usize,
     },
-    Up {
-        inbound: Box<Inbound>,
-        /// Read and not handled yet, because reading has stopped.
-        rest: Vec<u8>,
-        /// Not handled yet, because responses pile up.
-        held: Box<Held>,
-        events: Arc<dyn LinkEvents>,
-    },
+    Up(Up),
     Closed,
 }
 
@@ -181,16 +173,12 @@ impl Connection {
             instance: OnceLock::new(),
             listed: AtomicBool::new(false),
             unwritable: OnceLock::new(),
-            read: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            watched: AtomicBool::new(false),
+            read: Pace::default(),
             mid_message: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
             overfull: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            written: AtomicU64::new(0),
-            seen_written: AtomicU64::new(0),
-            watched_reader: AtomicBool::new(false),
+            written: Pace::default(),
         })
     }
 
@@ -328,12 +316,8 @@ impl Connection {
         };
         events.on_up(&link, limits);
         self.flush();
-        Ok(Inbox::Up {
-            inbound: Box::new(Inbound::new(shared.inbound_limits(), shared.budget.clone())),
-            rest: Vec::new(),
-            held: Box::new(shared.held()),
-            events,
-        })
+        let inbound = Inbound::new(shared.inbound_limits(), shared.budget.clone());
+        Ok(Inbox::Up(Up::new(inbound, Intake::new(events, shared.held()))))
     }
 
     fn fail_connecting(&self, error: io::Error) {

@@ -2,11 +2,11 @@
 
 use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
-use super::{CLOSED_BY_PEER, Connection, HOARDED, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
-use crate::buffer::Payload;
+use super::{CLOSED_BY_PEER, Connection, HOARDED, Inbox, Lane, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
 use crate::bulk::{TransferError, Withdrawn};
+use crate::transport::intake::{Holder, Intake};
 use crate::transport::{CallId, Flush, LinkEvents};
-use crate::wire::{Event, Held, HeldRequest, Inbound, Refusal, WireError};
+use crate::wire::{Event, Inbound, WireError};
 use parking_lot::MutexGuard;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,12 +15,29 @@ use std::sync::atomic::Ordering;
 
 /// What is read at most from one connection before others get their turn, in bytes.
 const READ_QUANTUM: usize = 2 * 1024 * 1024;
-/// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
-/// then must not keep what others could use.
-const PROGRESS_MIN: u64 = 256 * 1024;
-
 /// What a peer did wrong in which of its transfers.
 pub(super) type WrongTransfer = (u64, &'static str);
+
+/// The reading half once the connection stands.
+pub(super) struct Up {
+    consumer: Consumer<Arc<Segment>>,
+    lane: Arc<Lane>,
+    inbound: Box<Inbound>,
+    /// Read and not handled yet, because reading has stopped.
+    rest: Vec<u8>,
+    intake: Intake,
+    /// What was read when the peer was last woken because it waited for room.
+    room_shown: u64,
+    /// Responses read.
+    answers: u64,
+}
+
+impl Up {
+    /// Nothing was read yet.
+    pub(super) fn new(consumer: Consumer<Arc<Segment>>, lane: Arc<Lane>, inbound: Inbound, intake: Intake) -> Self {
+        Self { consumer, lane, inbound: Box::new(inbound), rest: Vec::new(), intake, room_shown: 0, answers: 0 }
+    }
+}
 
 /// The peer broke the protocol of the frames.
 fn broken(error: WireError) -> String {
@@ -101,7 +118,7 @@ impl Connection {
         let outcome = self.read_within(&mut inbox, scratch);
         match &mut *inbox {
             _ if self.is_closed() => *inbox = Inbox::Closed,
-            Inbox::Up { consumer, lane, room_shown, .. } => {
+            Inbox::Up(Up { consumer, lane, room_shown, .. }) => {
                 lane.position.store(consumer.head(), Ordering::Relaxed);
                 if *room_shown != consumer.head() && lane.bell.must_ring_for_room() {
                     // Once for what was read so far: a peer that finds the ring still full would ask again and again.
@@ -122,12 +139,12 @@ impl Connection {
     fn read_within(&self, inbox: &mut Inbox, scratch: &mut [u8]) -> Result<ReadOutcome, String> {
         let mut outcome = ReadOutcome::Nothing;
         let mut taken = 0;
-        let Inbox::Up { consumer, inbound, rest, held, events, answers, .. } = inbox else { return Ok(outcome) };
+        let Inbox::Up(up) = inbox else { return Ok(outcome) };
         loop {
             if self.is_closed() {
                 return Ok(outcome);
             }
-            if !held.is_empty() && self.handle_held(held, &**events) {
+            if up.intake.go_on(self) {
                 outcome = ReadOutcome::Drained;
             }
             if self.must_stop() {
@@ -135,20 +152,20 @@ impl Connection {
             }
             // The order matters: what is found after the peer has gone is all that there will be.
             let hangup = self.hangup.load(Ordering::Acquire);
-            let answers_before = *answers;
-            let count = self.read_messages(consumer, inbound, rest, held, &**events, answers, scratch)?;
+            let answers_before = up.answers;
+            let count = self.read_messages(up, scratch)?;
             if count == 0 {
                 if hangup {
-                    Self::handle_held_one_way(held, &**events);
+                    up.intake.end();
                 }
                 return if hangup { Err(CLOSED_BY_PEER.to_owned()) } else { Ok(outcome) };
             }
             taken += count;
             outcome = ReadOutcome::Drained;
-            self.read.store(self.read.load(Ordering::Relaxed) + count as u64, Ordering::Relaxed);
-            self.note_mid_message(inbound.is_mid_message());
+            self.read.add(count);
+            self.note_mid_message(up.inbound.is_mid_message());
             // Whoever waits for this answer should have it before anybody looks for what may come behind it.
-            let last_answer = *answers != answers_before && *answers >= self.requests.load(Ordering::Relaxed);
+            let last_answer = up.answers != answers_before && up.answers >= self.requests.load(Ordering::Relaxed);
             if taken >= READ_QUANTUM || last_answer {
                 return Ok(ReadOutcome::MoreToCome);
             }
@@ -156,19 +173,9 @@ impl Connection {
     }
 
     /// Returns how many bytes were read.
-    #[allow(clippy::too_many_arguments)]
-    fn read_messages(
-        &self,
-        consumer: &mut Consumer<Arc<Segment>>,
-        inbound: &mut Inbound,
-        rest: &mut Vec<u8>,
-        held: &mut Held,
-        events: &dyn LinkEvents,
-        answers: &mut u64,
-        scratch: &mut [u8],
-    ) -> Result<usize, String> {
+    fn read_messages(&self, up: &mut Up, scratch: &mut [u8]) -> Result<usize, String> {
         let wrong = Cell::new(None);
-        let count = self.read_frames(consumer, inbound, rest, held, events, answers, scratch, &wrong);
+        let count = self.read_frames(up, scratch, &wrong);
         match wrong.get() {
             Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
             None => count,
@@ -176,59 +183,32 @@ impl Connection {
     }
 
     /// Reads one record. What a peer did wrong in its bulk transfers is left in `wrong`.
-    #[allow(clippy::too_many_arguments)]
     fn read_frames(
         &self,
-        consumer: &mut Consumer<Arc<Segment>>,
-        inbound: &mut Inbound,
-        rest: &mut Vec<u8>,
-        held: &mut Held,
-        events: &dyn LinkEvents,
-        answers: &mut u64,
+        up: &mut Up,
         scratch: &mut [u8],
         wrong: &Cell<Option<WrongTransfer>>,
     ) -> Result<usize, String> {
-        let mut sink = |event: Event<'_>| match event {
-            Event::Request(call, head, payload) if held.is_empty() && !self.holds_requests() => {
-                events.on_request(CallId(call), head, payload);
-            }
-            Event::Request(call, head, payload) => {
-                if !held.hold(call, head, payload) {
-                    events.on_request_refused(CallId(call), head, Refusal::Overloaded);
-                }
-            }
-            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
-            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
-            Event::Response(call, payload) => {
+        let Up { consumer, inbound, rest, intake, answers, .. } = up;
+        let mut sink = |event: Event<'_>| {
+            if matches!(event, Event::Response(..) | Event::ResponseRefused(..)) {
                 *answers += 1;
-                events.on_response(CallId(call), payload);
             }
-            Event::ResponseRefused(call, refusal) => {
-                *answers += 1;
-                events.on_refused(CallId(call), refusal);
-            }
-            Event::Cancel(call) => {
-                if !held.cancel(call) {
-                    self.abort_response(call);
-                    events.on_cancel(CallId(call));
+            let Some(bulk) = intake.handle(event, self) else { return };
+            let events = &*intake.events;
+            let handled = match bulk {
+                Event::Borrow(call, head) => self.handle_borrow(call, &head, events),
+                Event::Lend(call, head, loan) => self.handle_lend(call, &head, loan, events),
+                Event::Lent(call, loan) => self.handle_lent(call, loan),
+                Event::LoanEnd(loan) => self.handle_loan_end(loan),
+                Event::LoanReturn(loan) => {
+                    self.handle_loan_return(loan);
+                    Ok(())
                 }
-            }
-            Event::GoAway => events.on_go_away(),
-            bulk => {
-                let handled = match bulk {
-                    Event::Borrow(call, head) => self.handle_borrow(call, &head, events),
-                    Event::Lend(call, head, loan) => self.handle_lend(call, &head, loan, events),
-                    Event::Lent(call, loan) => self.handle_lent(call, loan),
-                    Event::LoanEnd(loan) => self.handle_loan_end(loan),
-                    Event::LoanReturn(loan) => {
-                        self.handle_loan_return(loan);
-                        Ok(())
-                    }
-                    other => self.handle_bulk(other, events),
-                };
-                if let Err(error) = handled {
-                    wrong.set(Some(error));
-                }
+                other => self.handle_bulk(other, events),
+            };
+            if let Err(error) = handled {
+                wrong.set(Some(error));
             }
         };
         let go_on = || !self.must_stop() && wrong.get().is_none();
@@ -341,99 +321,35 @@ impl Connection {
             self.mid_message.store(mid_message, Ordering::Relaxed);
         }
         if mid_message
-            && !self.watched.swap(true, Ordering::AcqRel)
+            && self.read.watch()
             && let Some(shared) = self.shared.upgrade()
         {
-            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
             shared.watch_progress(self.token);
         }
     }
 
     /// Whether the progress of a message is being watched.
     pub(in super::super) fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Acquire)
+        self.read.is_watched()
     }
 
     /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
     /// after the same time.
     pub(in super::super) fn check_progress(&self) -> bool {
-        let read = self.read.load(Ordering::Relaxed);
         if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
-            self.watched.store(false, Ordering::Release);
+            self.read.unwatch();
             return false;
         }
-        let progress = read - self.seen.swap(read, Ordering::Relaxed);
-        if progress < PROGRESS_MIN && !self.stopped.load(Ordering::Acquire) {
+        if self.read.is_slow() && !self.stopped.load(Ordering::Acquire) {
             self.fail(STALLED);
             return false;
         }
         true
     }
 
-    /// Handles the requests that are held, for as long as responses do not pile up again. `true` if there were any.
-    fn handle_held(&self, held: &mut Held, events: &dyn LinkEvents) -> bool {
-        let mut some = false;
-        while !held.is_empty()
-            && !self.holds_requests()
-            && let Some(HeldRequest { call, head, payload }) = held.pop()
-        {
-            events.on_request(CallId(call), head, Payload::Owned(payload));
-            some = true;
-        }
-        some
-    }
-
-    /// Handles what is held and wants no response, because the peer is gone.
-    fn handle_held_one_way(held: &mut Held, events: &dyn LinkEvents) {
-        while let Some(HeldRequest { call, head, payload }) = held.pop() {
-            if head.one_way {
-                events.on_request(CallId(call), head, Payload::Owned(payload));
-            }
-        }
-    }
-
-    /// Drops what is queued of a response that the peer no longer wants.
-    fn abort_response(&self, call: u64) {
-        let mut outbox = self.outbox.lock();
-        outbox.queue.abort_response(call);
-        outbox.count_answers();
-        let held = outbox.requests_held;
-        drop(outbox);
-        if held {
-            // There may be nothing left to write after which requests would be handled again.
-            self.schedule(Flush::Later);
-        }
-    }
-
     /// Whether nothing more is read for now.
     pub(in super::super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Whether responses pile up because the peer does not read them: then no further request of its is handled. All else
-    /// is, and read: two peers that are slow in the same way would wait for each other otherwise.
-    fn holds_requests(&self) -> bool {
-        if !self.overfull.load(Ordering::Acquire) {
-            return false;
-        }
-        let mut outbox = self.outbox.lock();
-        if !outbox.requests_held {
-            drop(outbox);
-            // What is queued may be only what this very poll answered: try to get rid of it first.
-            self.write_out();
-            outbox = self.outbox.lock();
-            // Requests of ours do not count: those the peer must read before it can answer them.
-            outbox.requests_held = outbox.queue.has_responses_beyond(outbox.backlog.max_queued());
-        }
-        self.overfull.store(outbox.requests_held, Ordering::Release);
-        if outbox.requests_held
-            && !self.watched_reader.swap(true, Ordering::AcqRel)
-            && let Some(shared) = self.shared.upgrade()
-        {
-            self.seen_written.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
-            shared.watch_reader(self.token);
-        }
-        outbox.requests_held
     }
 
     /// Takes notice of what was queued, and whether that may be too much.
@@ -446,7 +362,7 @@ impl Connection {
 
     /// Whether somebody looks whether the peer reads its answers.
     pub(in super::super) fn is_watched_as_reader(&self) -> bool {
-        self.watched_reader.load(Ordering::Acquire)
+        self.written.is_watched()
     }
 
     /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
@@ -454,14 +370,12 @@ impl Connection {
     pub(in super::super) fn check_reader(&self) -> bool {
         let outbox = self.outbox.lock();
         if !outbox.requests_held || self.is_closed() {
-            self.watched_reader.store(false, Ordering::Release);
+            self.written.unwatch();
             return false;
         }
         let hoards = outbox.backlog.is_to_blame();
         drop(outbox);
-        let written = self.written.load(Ordering::Relaxed);
-        let progress = written - self.seen_written.swap(written, Ordering::Relaxed);
-        if hoards && progress < PROGRESS_MIN {
+        if self.written.is_slow() && hoards {
             self.fail(HOARDED);
             return false;
         }
@@ -478,5 +392,44 @@ impl Connection {
         let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
         self.stopped.store(stops, Ordering::Release);
         stops
+    }
+}
+
+impl Holder for Connection {
+    fn abort_response(&self, call: u64) {
+        let mut outbox = self.outbox.lock();
+        outbox.queue.abort_response(call);
+        outbox.count_answers();
+        let held = outbox.requests_held;
+        drop(outbox);
+        if held {
+            // There may be nothing left to write after which requests would be handled again.
+            self.schedule(Flush::Later);
+        }
+    }
+
+    /// Whether responses pile up because the peer does not read them. All but requests is read on: two peers that are slow
+    /// in the same way would wait for each other otherwise.
+    fn holds_requests(&self) -> bool {
+        if !self.overfull.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut outbox = self.outbox.lock();
+        if !outbox.requests_held {
+            drop(outbox);
+            // What is queued may be only what this very poll answered: try to get rid of it first.
+            self.write_out();
+            outbox = self.outbox.lock();
+            // Requests of ours do not count: those the peer must read before it can answer them.
+            outbox.requests_held = outbox.queue.has_responses_beyond(outbox.backlog.max_queued());
+        }
+        self.overfull.store(outbox.requests_held, Ordering::Release);
+        if outbox.requests_held
+            && self.written.watch()
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.watch_reader(self.token);
+        }
+        outbox.requests_held
     }
 }

@@ -158,7 +158,7 @@ impl Connection {
                 break true;
             }
             job.advance(count);
-            self.written.fetch_add(count as u64, Ordering::Relaxed);
+            self.written.add(count);
             bulk += if is_bulk { count } else { 0 };
             wrote = true;
         };

@@ -1,10 +1,10 @@
 //! The reading half of a connection.
 
 use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED, UNREAD};
-use crate::buffer::Payload;
 use crate::bulk::TransferError;
+use crate::transport::intake::{Holder, Intake};
 use crate::transport::{CallId, Flush, Link, LinkEvents};
-use crate::wire::{Event, HELLO_LEN, Held, HeldRequest, Hello, Inbound, Refusal, WireError};
+use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,9 +16,20 @@ const READ_QUANTUM: usize = 2 * 1024 * 1024;
 /// Bytes read after bulk data, or where bulk data may begin.
 const READ_AHEAD: usize = 4 * 1024;
 
-/// What a peer that is in the middle of a message must send in the time that it may be silent, in bytes: a byte now and
-/// then must not keep what others could use.
-const PROGRESS_MIN: u64 = 256 * 1024;
+/// The reading half once the connection stands.
+pub(super) struct Up {
+    inbound: Box<Inbound>,
+    /// Read and not handled yet, because reading has stopped.
+    rest: Vec<u8>,
+    intake: Intake,
+}
+
+impl Up {
+    /// Nothing was read yet.
+    pub(super) fn new(inbound: Inbound, intake: Intake) -> Self {
+        Self { inbound: Box::new(inbound), rest: Vec::new(), intake }
+    }
+}
 
 impl Connection {
     /// Reads and hands over what is there, up to [`READ_QUANTUM`].
@@ -63,16 +74,16 @@ impl Connection {
                     }
                     Err(stop) => Err(stop),
                 },
-                Inbox::Up { inbound, rest, held, events } => {
-                    if !held.is_empty() && self.handle_held(held, &**events) {
+                Inbox::Up(up) => {
+                    if up.intake.go_on(self) {
                         outcome = ReadOutcome::Drained;
                     }
                     if self.must_stop() {
                         return outcome;
                     }
-                    let read = self.read_messages(inbound, rest, held, &**events, scratch);
+                    let read = self.read_messages(up, scratch);
                     if let Err(Stop::Failed(_)) = read {
-                        Self::handle_held_one_way(held, &**events);
+                        up.intake.end();
                     }
                     read
                 }
@@ -81,9 +92,9 @@ impl Connection {
                 Ok(Received { count, emptied }) => {
                     taken += count;
                     outcome = ReadOutcome::Drained;
-                    self.read.fetch_add(count as u64, Ordering::Relaxed);
-                    if let Inbox::Up { inbound, .. } = &*inbox {
-                        self.note_mid_message(inbound.is_mid_message());
+                    self.read.add(count);
+                    if let Inbox::Up(up) = &*inbox {
+                        self.note_mid_message(up.inbound.is_mid_message());
                     }
                     if emptied && !self.hangup.load(Ordering::Acquire) {
                         return outcome;
@@ -108,16 +119,9 @@ impl Connection {
         }
     }
 
-    fn read_messages(
-        &self,
-        inbound: &mut Inbound,
-        rest: &mut Vec<u8>,
-        held: &mut Held,
-        events: &dyn LinkEvents,
-        scratch: &mut [u8],
-    ) -> Result<Received, Stop> {
+    fn read_messages(&self, up: &mut Up, scratch: &mut [u8]) -> Result<Received, Stop> {
         let wrong = Cell::new(None);
-        let received = self.read_frames(inbound, rest, held, events, scratch, &wrong);
+        let received = self.read_frames(up, scratch, &wrong);
         match wrong.get() {
             Some((call, what)) => Err(broken(WireError::Transfer { call, what })),
             None => received,
@@ -127,37 +131,15 @@ impl Connection {
     /// Reads once. What a peer did wrong in its bulk transfers is left in `wrong`.
     fn read_frames(
         &self,
-        inbound: &mut Inbound,
-        rest: &mut Vec<u8>,
-        held: &mut Held,
-        events: &dyn LinkEvents,
+        up: &mut Up,
         scratch: &mut [u8],
         wrong: &Cell<Option<WrongTransfer>>,
     ) -> Result<Received, Stop> {
-        let mut sink = |event: Event<'_>| match event {
-            Event::Request(call, head, payload) if held.is_empty() && !self.holds_requests() => {
-                events.on_request(CallId(call), head, payload);
-            }
-            Event::Request(call, head, payload) => {
-                if !held.hold(call, head, payload) {
-                    events.on_request_refused(CallId(call), head, Refusal::Overloaded);
-                }
-            }
-            Event::RequestRefused(call, head, refusal) => events.on_request_refused(CallId(call), head, refusal),
-            Event::ResponseBegins(call, wanted) => *wanted = events.expects(CallId(call)),
-            Event::Response(call, payload) => events.on_response(CallId(call), payload),
-            Event::ResponseRefused(call, refusal) => events.on_refused(CallId(call), refusal),
-            Event::Cancel(call) => {
-                if !held.cancel(call) {
-                    self.abort_response(call);
-                    events.on_cancel(CallId(call));
-                }
-            }
-            Event::GoAway => events.on_go_away(),
-            bulk => {
-                if let Err(error) = self.handle_bulk(bulk, events) {
-                    wrong.set(Some(error));
-                }
+        let Up { inbound, rest, intake } = up;
+        let mut sink = |event: Event<'_>| {
+            let Some(bulk) = intake.handle(event, self) else { return };
+            if let Err(error) = self.handle_bulk(bulk, &*intake.events) {
+                wrong.set(Some(error));
             }
         };
         let go_on = || !self.must_stop() && wrong.get().is_none();
@@ -286,58 +268,76 @@ impl Connection {
     fn note_mid_message(&self, mid_message: bool) {
         self.mid_message.store(mid_message, Ordering::Relaxed);
         if mid_message
-            && !self.watched.swap(true, Ordering::AcqRel)
+            && self.read.watch()
             && let Some(shared) = self.shared.upgrade()
         {
-            self.seen.store(self.read.load(Ordering::Relaxed), Ordering::Relaxed);
             shared.watch_progress(self.token);
         }
     }
 
     /// Whether the progress of a message is being watched.
     pub(in super::super) fn is_watched(&self) -> bool {
-        self.watched.load(Ordering::Acquire)
+        self.read.is_watched()
     }
 
     /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
     /// after the same time.
     pub(in super::super) fn check_progress(&self) -> bool {
-        let read = self.read.load(Ordering::Relaxed);
         if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
-            self.watched.store(false, Ordering::Release);
+            self.read.unwatch();
             return false;
         }
-        let progress = read - self.seen.swap(read, Ordering::Relaxed);
-        if progress < PROGRESS_MIN && !self.stopped.load(Ordering::Acquire) {
+        if self.read.is_slow() && !self.stopped.load(Ordering::Acquire) {
             self.fail(STALLED);
             return false;
         }
         true
     }
 
-    /// Handles the requests that are held, for as long as responses do not pile up again. `true` if there were any.
-    fn handle_held(&self, held: &mut Held, events: &dyn LinkEvents) -> bool {
-        let mut some = false;
-        while !held.is_empty()
-            && !self.holds_requests()
-            && let Some(HeldRequest { call, head, payload }) = held.pop()
-        {
-            events.on_request(CallId(call), head, Payload::Owned(payload));
-            some = true;
-        }
-        some
-    }
-
-    /// Handles what is held and wants no response, because the peer is gone.
-    fn handle_held_one_way(held: &mut Held, events: &dyn LinkEvents) {
-        while let Some(HeldRequest { call, head, payload }) = held.pop() {
-            if head.one_way {
-                events.on_request(CallId(call), head, Payload::Owned(payload));
-            }
+    /// Takes notice of what was queued, and whether that may be too much.
+    pub(super) fn note_queued(&self, outbox: &mut Outbox) {
+        outbox.count_answers();
+        if outbox.queue.queued() > outbox.backlog.max_queued() {
+            self.overfull.store(true, Ordering::Release);
         }
     }
 
-    /// Drops what is queued of a response that the peer no longer wants.
+    /// Whether somebody looks whether the peer reads its answers.
+    pub(in super::super) fn is_watched_as_reader(&self) -> bool {
+        self.written.is_watched()
+    }
+
+    /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
+    /// did. `true` to look again after the same time.
+    pub(in super::super) fn check_reader(&self) -> bool {
+        let outbox = self.outbox.lock();
+        if !outbox.requests_held || self.is_closed() {
+            self.written.unwatch();
+            return false;
+        }
+        let hoards = outbox.backlog.is_to_blame();
+        drop(outbox);
+        if self.written.is_slow() && hoards {
+            self.fail(UNREAD);
+            return false;
+        }
+        true
+    }
+
+    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
+    /// keeps to the limits.
+    fn must_stop(&self) -> bool {
+        if !self.holds_requests() {
+            return false;
+        }
+        let outbox = self.outbox.lock();
+        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
+        self.stopped.store(stops, Ordering::Release);
+        stops
+    }
+}
+
+impl Holder for Connection {
     fn abort_response(&self, call: u64) {
         let mut outbox = self.outbox.lock();
         outbox.queue.abort_response(call);
@@ -350,8 +350,8 @@ impl Connection {
         }
     }
 
-    /// Whether responses pile up because the peer does not read them: then no further request of its is handled. All else
-    /// is, and read: two peers that are slow in the same way would wait for each other otherwise.
+    /// Whether responses pile up because the peer does not read them. All but requests is read on: two peers that are slow
+    /// in the same way would wait for each other otherwise.
     fn holds_requests(&self) -> bool {
         if !self.overfull.load(Ordering::Acquire) {
             return false;
@@ -371,57 +371,12 @@ impl Connection {
         }
         self.overfull.store(outbox.requests_held, Ordering::Release);
         if outbox.requests_held
-            && !self.watched_reader.swap(true, Ordering::AcqRel)
+            && self.written.watch()
             && let Some(shared) = self.shared.upgrade()
         {
-            self.seen_written.store(self.written.load(Ordering::Relaxed), Ordering::Relaxed);
             shared.watch_reader(self.token);
         }
         outbox.requests_held
-    }
-
-    /// Takes notice of what was queued, and whether that may be too much.
-    pub(super) fn note_queued(&self, outbox: &mut Outbox) {
-        outbox.count_answers();
-        if outbox.queue.queued() > outbox.backlog.max_queued() {
-            self.overfull.store(true, Ordering::Release);
-        }
-    }
-
-    /// Whether somebody looks whether the peer reads its answers.
-    pub(in super::super) fn is_watched_as_reader(&self) -> bool {
-        self.watched_reader.load(Ordering::Acquire)
-    }
-
-    /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
-    /// did. `true` to look again after the same time.
-    pub(in super::super) fn check_reader(&self) -> bool {
-        let outbox = self.outbox.lock();
-        if !outbox.requests_held || self.is_closed() {
-            self.watched_reader.store(false, Ordering::Release);
-            return false;
-        }
-        let hoards = outbox.backlog.is_to_blame();
-        drop(outbox);
-        let written = self.written.load(Ordering::Relaxed);
-        let progress = written - self.seen_written.swap(written, Ordering::Relaxed);
-        if hoards && progress < PROGRESS_MIN {
-            self.fail(UNREAD);
-            return false;
-        }
-        true
-    }
-
-    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
-    /// keeps to the limits.
-    fn must_stop(&self) -> bool {
-        if !self.holds_requests() {
-            return false;
-        }
-        let outbox = self.outbox.lock();
-        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
-        self.stopped.store(stops, Ordering::Release);
-        stops
     }
 }
 

@@ -43,7 +43,7 @@ impl Connection {
             match written {
                 Ok(count) => {
                     job.advance(count);
-                    self.written.fetch_add(count as u64, Ordering::Relaxed);
+                    self.written.add(count);
                     bulk += if is_bulk { count } else { 0 };
                 }
                 Err(Errno::INTR) => {}
