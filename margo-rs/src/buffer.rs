@@ -85,7 +85,9 @@ impl Buffer {
     /// The bytes as a plain vector.
     pub fn into_vec(mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.drain(..self.start);
+        if self.start > 0 {
+            bytes.drain(..self.start);
+        }
         bytes
     }
 
@@ -116,18 +118,21 @@ impl Drop for Buffer {
 impl Deref for Buffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 }
 
 impl DerefMut for Buffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..]
     }
 }
 
 impl From<Vec<u8>> for Buffer {
+    #[inline]
     fn from(bytes: Vec<u8>) -> Self {
         Self { bytes, start: 0 }
     }

@@ -48,7 +48,7 @@ pub mod wire;
 
 pub use address::{ADDRESS_MAX, Address, AddressError};
 pub use buffer::{Buffer, Payload};
-pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall};
+pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall, Standing};
 pub use codec::HgString;
 pub use config::{
     AddressFormat, AuthKey, ChecksumLevel, Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig, ProgressMode,

@@ -148,6 +148,7 @@ impl RawCall {
         Self { peer, rpc, one_way, timeout, deadline: None, waited_for: None, state }
     }
 
+    #[inline]
     pub(crate) fn headed(peer: Arc<Peer>, rpc: RpcId, one_way: bool, mut request: Vec<u8>) -> Self {
         let header = request.first_chunk_mut::<REQUEST_HEADER>().expect("a request with room for its header");
         *header = current_rpc().as_u64().to_le_bytes();
@@ -170,6 +171,7 @@ impl RawCall {
     }
 
     /// Sets how long the call may take, from when it is sent.
+    #[inline]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -188,6 +190,7 @@ impl RawCall {
     }
 
     /// Whether the request may have left: if not, it has certainly had no effect.
+    #[inline]
     pub fn is_sent(&self) -> bool {
         !matches!(self.state, State::Unsent(_))
     }

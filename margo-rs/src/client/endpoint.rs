@@ -4,7 +4,7 @@
 use crate::{Buffer, REQUEST_HEADER};
 
 use super::call::{Call, RawCall};
-use super::peer::{ConnectionId, Peer};
+use super::peer::{ConnectionId, Peer, Standing};
 use crate::address::Address;
 use crate::bulk::{BulkError, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RemoteRange};
 use crate::codec::HgString;
@@ -39,7 +39,12 @@ impl Endpoint {
 
     /// The connection that the next call will use; `None` while there is none, and that call will make one.
     pub fn connection(&self) -> Option<ConnectionId> {
-        self.peer.connection()
+        self.peer.standing().map(|standing| standing.id())
+    }
+
+    /// The same connection, to be asked again and again whether it still is the one of the next call.
+    pub fn standing(&self) -> Option<Standing> {
+        self.peer.standing()
     }
 
     /// The user who serves there, by the kernel's word: over `native+sm`, for a call to self, and for a caller that is
@@ -81,6 +86,7 @@ impl Endpoint {
     ///
     /// # Panics
     /// The request is shorter than the header.
+    #[inline]
     pub fn call_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
         RawCall::headed(self.peer.clone(), rpc, false, request)
     }
@@ -89,6 +95,7 @@ impl Endpoint {
     ///
     /// # Panics
     /// The request is shorter than the header.
+    #[inline]
     pub fn send_raw_headed(&self, rpc: RpcId, request: Vec<u8>) -> RawCall {
         RawCall::headed(self.peer.clone(), rpc, true, request)
     }

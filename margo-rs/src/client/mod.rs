@@ -10,7 +10,7 @@ mod waiting;
 pub use self::call::{Call, RawCall};
 pub use self::endpoint::{Endpoint, ProviderHandle};
 pub use self::lookup::Lookup;
-pub use self::peer::ConnectionId;
+pub use self::peer::{ConnectionId, Standing};
 
 pub(crate) use self::peer::Peer;
 pub(crate) use self::table::CallTable;

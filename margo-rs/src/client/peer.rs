@@ -6,6 +6,7 @@ use crate::error::CallError;
 use crate::transport::PeerCredentials;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Names one connection of an engine, whoever opened it. A connection that is lost and made anew has another name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +16,25 @@ impl ConnectionId {
     /// The number, unique in this process.
     pub fn as_u64(self) -> u64 {
         self.0
+    }
+}
+
+/// One connection, to be asked whether it still stands: a look costs one load.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    id: ConnectionId,
+    ending: Arc<AtomicBool>,
+}
+
+impl Standing {
+    /// The connection's name.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// Whether the connection stands and takes calls. Once it does not, it never does again.
+    pub fn holds(&self) -> bool {
+        !self.ending.load(Ordering::Acquire)
     }
 }
 
@@ -97,12 +117,10 @@ impl Peer {
     }
 
     /// The connection that stands, if one does.
-    pub(crate) fn connection(&self) -> Option<ConnectionId> {
-        let link = match &self.route {
-            Route::Given(link) => return (!link.is_ending()).then(|| link.id()),
-            Route::Dialed(dialed) => dialed.lock(),
-        };
-        link.current.as_ref().filter(|link| !link.is_ending()).map(|link| link.id())
+    pub(crate) fn standing(&self) -> Option<Standing> {
+        let link = self.current()?;
+        let standing = Standing { id: link.id(), ending: link.ending().clone() };
+        standing.holds().then_some(standing)
     }
 
     /// The link for the next call; a new one is begun if there is none or it ends.

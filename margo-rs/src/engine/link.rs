@@ -40,7 +40,7 @@ pub(crate) struct LinkState {
     /// Which driver's `poll` answers go out at the end of.
     driver: DriverKey,
     /// The link is lost, or its peer takes no new requests.
-    ending: AtomicBool,
+    ending: Arc<AtomicBool>,
 }
 
 impl LinkState {
@@ -59,7 +59,7 @@ impl LinkState {
             bytes: Budget::new(core.limits.bytes_borne()),
             serving: core.serving.clone(),
             driver: core.driver.key(),
-            ending: AtomicBool::new(false),
+            ending: Arc::default(),
         });
         core.track(&state);
         state
@@ -93,6 +93,11 @@ impl LinkState {
     /// Whether new calls should go over another link.
     pub(crate) fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
+    }
+
+    /// To be asked about that without the link.
+    pub(crate) fn ending(&self) -> &Arc<AtomicBool> {
+        &self.ending
     }
 
     pub(crate) fn close(&self, reason: &str) {
