@@ -33,6 +33,7 @@ impl Drop for Restore {
 }
 
 /// Encodes a body, and says what is in it.
+#[inline]
 pub(crate) fn encoding<T>(protection: Protection, encode: impl FnOnce() -> T) -> (T, Content) {
     let body = match protection {
         Protection::Sealed => Body::Sealed { carries: false },
@@ -44,6 +45,7 @@ pub(crate) fn encoding<T>(protection: Protection, encode: impl FnOnce() -> T) ->
 }
 
 /// Decodes a body that was opened; `content` is what its header says is in it.
+#[inline]
 pub(crate) fn decoding<T>(protection: Protection, content: Content, decode: impl FnOnce() -> T) -> T {
     let body = match protection {
         Protection::Sealed => Body::Sealed { carries: content.bulk },

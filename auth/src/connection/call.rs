@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use margo_rs::{Buffer, ProviderId, REQUEST_HEADER, RawCall, Rpc, RpcId, Wait, codec};
+use margo_rs::{Buffer, Endpoint, ProviderId, REQUEST_HEADER, RawCall, Rpc, RpcId, Wait, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::{CallError, RpcName};
-use super::lane::Ticket;
+use super::lane::{Live, Ticket};
 use super::{Inner, deadline_after, within};
 use crate::bulk::context;
 use crate::clock;
-use crate::protocol::message::{Content, Draft};
-use crate::protocol::{BareError, SealedError};
+use crate::protocol::message::{Content, Draft, HEADER_LEN};
+use crate::protocol::{BareError, SealedError, Tick};
 use crate::server::{CODE_ARGUMENTS, CODE_NO_ANSWER, target_of};
 use crate::session::{self, CallRefused, Reply};
 use crate::wipe::Wiped;
@@ -39,7 +39,7 @@ pub struct Call<Out> {
 
 impl<Out: DeserializeOwned> Call<Out> {
     pub(super) fn new<In: Serialize>(inner: &Arc<Inner>, rpc: Rpc<In, Out>, provider: ProviderId, args: &In) -> Self {
-        let mut body = Draft::behind(Buffer::room_for(REQUEST_HEADER, ROOM));
+        let mut body = Draft::within(Buffer::room_for(REQUEST_HEADER + HEADER_LEN, ROOM));
         let id = rpc.id(provider);
         let name = RpcName { name: rpc.name(), provider };
         let encode = || body.append(|bytes| codec::encode_into(args, bytes));
@@ -81,7 +81,7 @@ impl<Out: DeserializeOwned> Call<Out> {
     /// that was not started is not sent then.
     pub fn wait(mut self) -> Result<Out, CallError> {
         let rpc = self.sealed.name;
-        self.sealed.wait(|body| decode(rpc, body))?
+        self.sealed.wait(|body| decode(rpc, body))
     }
 }
 
@@ -94,7 +94,7 @@ impl<Out: DeserializeOwned> Future for Call<Out> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let rpc = self.sealed.name;
-        self.sealed.poll(cx, |body| decode(rpc, body)).map(|result| result?)
+        self.sealed.poll(cx, |body| decode(rpc, body))
     }
 }
 
@@ -132,7 +132,8 @@ enum State {
 
 struct InFlight {
     raw: RawCall,
-    call: session::Call,
+    /// Taken by the one reply that there is.
+    call: Option<session::Call>,
     ticket: Ticket,
     /// It may be overtaken as long as it is not answered.
     is_long: bool,
@@ -153,12 +154,12 @@ impl InFlight {
 impl SealedCall {
     /// Sends, if there is a session with room: whoever has not been polled must hold up nobody else.
     fn start(&mut self) {
-        let State::Unsent(body) = &self.state else { return };
+        let State::Unsent(body) = &mut self.state else { return };
+        let now = clock::now();
         let lane = self.inner.lane_of(body);
-        let Some(ticket) = self.inner.try_ticket(lane, self.timeout) else { return };
-        if let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) {
-            self.seal(ticket, body, self.timeout);
-        }
+        let Some(ticket) = self.inner.try_ticket(lane, self.timeout, now) else { return };
+        let body = body.take();
+        self.seal(ticket, body, self.timeout, now);
         self.start_sealed();
     }
 
@@ -173,7 +174,11 @@ impl SealedCall {
         };
     }
 
-    fn poll<T>(&mut self, cx: &mut Context<'_>, read: impl FnOnce(&[u8]) -> T) -> Poll<Result<T, CallError>> {
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
+    ) -> Poll<Result<T, CallError>> {
         ready!(self.poll_ready(cx));
         let outcome = match &mut self.state {
             State::InFlight(call) => {
@@ -187,7 +192,7 @@ impl SealedCall {
         Poll::Ready(self.finish(outcome, read))
     }
 
-    fn wait<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Result<T, CallError> {
+    fn wait<T>(&mut self, read: impl FnOnce(&[u8]) -> Result<T, CallError>) -> Result<T, CallError> {
         if !margo_rs::may_block() {
             return Err(margo_rs::CallError::WouldDeadlock.into());
         }
@@ -202,7 +207,9 @@ impl SealedCall {
             State::InFlight(mut call) => {
                 call.note_sent();
                 let outcome = call.raw.wait();
-                self.read(call.call, &call.ticket, outcome, read)
+                let Self { inner, name, one_way, timeout, .. } = self;
+                let asked = Asked { endpoint: &inner.endpoint, rpc: *name, one_way: *one_way, timeout: *timeout };
+                asked.read(call.call, &call.ticket.live, outcome, read)
             }
             State::Failed(error) => Err(error),
             _ => panic!("call waited for after it was done"),
@@ -218,11 +225,12 @@ impl SealedCall {
 
     /// Done when the call is in flight, or has failed before.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let State::Unsent(_) = self.state {
-            let State::Unsent(body) = std::mem::replace(&mut self.state, State::Over) else { unreachable!() };
-            let lane = self.inner.lane_of(&body);
-            match self.inner.try_ticket(lane, self.timeout) {
-                Some(ticket) => self.seal(ticket, body, self.timeout),
+        if let State::Unsent(body) = &mut self.state {
+            let now = clock::now();
+            let lane = self.inner.lane_of(body);
+            let body = body.take();
+            match self.inner.try_ticket(lane, self.timeout, now) {
+                Some(ticket) => self.seal(ticket, body, self.timeout, now),
                 None => {
                     let deadline = deadline_after(self.timeout);
                     let inner = Arc::clone(&self.inner);
@@ -237,7 +245,10 @@ impl SealedCall {
                 unreachable!()
             };
             match prepared {
-                Some(Ok(ticket)) => self.seal(ticket, body, deadline.saturating_duration_since(Instant::now())),
+                Some(Ok(ticket)) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    self.seal(ticket, body, left, clock::now());
+                }
                 Some(Err(error)) => self.state = State::Failed(error),
                 None => {
                     let error = margo_rs::CallError::DeadlineExceeded { after: self.timeout };
@@ -249,10 +260,10 @@ impl SealedCall {
     }
 
     /// Seals and sends; `left` is the time there is.
-    fn seal(&mut self, ticket: Ticket, body: Draft, left: Duration) {
+    fn seal(&mut self, ticket: Ticket, body: Draft, left: Duration, now: Tick) {
         let is_long = self.inner.lane_of(&body) > 0;
         let live = &ticket.live;
-        let sealed = live.session.call(target_of(self.rpc), self.content, body, clock::now());
+        let sealed = live.session.call(target_of(self.rpc), self.content, body, now);
         let (message, call) = match sealed {
             Ok(sealed) => sealed,
             Err(refused) => {
@@ -271,29 +282,43 @@ impl SealedCall {
             true => endpoint.send_raw_headed(self.rpc, message),
             false => endpoint.call_raw_headed(self.rpc, message),
         };
-        self.state = State::InFlight(InFlight { raw: raw.timeout(left), call, ticket, is_long });
+        self.state = State::InFlight(InFlight { raw: raw.timeout(left), call: Some(call), ticket, is_long });
     }
 
     fn finish<T>(
         &mut self,
         outcome: Result<Buffer, margo_rs::CallError>,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        match std::mem::replace(&mut self.state, State::Over) {
-            State::InFlight(InFlight { call, ticket, .. }) => self.read(call, &ticket, outcome, read),
-            _ => unreachable!("only called for a call in flight"),
-        }
+        // Where it is: moving calls about would take as long as all the locks of a session.
+        let asked =
+            Asked { endpoint: &self.inner.endpoint, rpc: self.name, one_way: self.one_way, timeout: self.timeout };
+        let State::InFlight(InFlight { call, ticket, .. }) = &mut self.state else {
+            unreachable!("only called for a call in flight")
+        };
+        let result = asked.read(call.take(), &ticket.live, outcome, read);
+        self.state = State::Over;
+        result
     }
+}
 
-    /// Opens the answer.
+/// What an answer is to be read for.
+struct Asked<'a> {
+    endpoint: &'a Endpoint,
+    rpc: RpcName,
+    one_way: bool,
+    timeout: Duration,
+}
+
+impl Asked<'_> {
+    /// Opens the answer; `call` is there once.
     fn read<T>(
         &self,
-        call: session::Call,
-        ticket: &Ticket,
+        call: Option<session::Call>,
+        live: &Live,
         outcome: Result<Buffer, margo_rs::CallError>,
-        read: impl FnOnce(&[u8]) -> T,
+        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let live = &ticket.live;
         let outcome = outcome.map(Wiped::new);
         let mut answer = outcome.map_err(|error| match error {
             // The time that the user gave, not what was left of it when the request was sent.
@@ -303,17 +328,18 @@ impl SealedCall {
             other => other,
         })?;
         if self.one_way {
-            return Ok(read(&answer));
+            return read(&answer);
         }
         if BareError::parse(&answer).is_ok() {
             // Perhaps from somebody else: a hint to make a new session, no more.
             live.lose();
-            return Err(CallError::SessionLost(self.inner.endpoint.address().clone()));
+            return Err(CallError::SessionLost(self.endpoint.address().clone()));
         }
-        let rpc = self.name;
+        let rpc = self.rpc;
+        let call = call.expect("a call is read once");
         match live.session.open(call, &mut answer, clock::now()) {
             Ok(Reply::Result { body, content }) => {
-                Ok(context::decoding(live.session.terms().protection, content, || read(body)))
+                context::decoding(live.session.terms().protection, content, || read(body))
             }
             Ok(Reply::Error(error)) => Err(match error {
                 SealedError::Denied => CallError::Denied(rpc),

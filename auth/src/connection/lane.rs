@@ -14,7 +14,7 @@ use crate::protocol::Tick;
 use crate::session::ClientSession;
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
-use margo_rs::ConnectionId;
+use margo_rs::Standing;
 use parking_lot::{Mutex, RwLock};
 
 /// Servers keep a session at least this long that was not used yet, less a second for the way there.
@@ -26,7 +26,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30);
 pub(super) struct Live {
     pub(super) session: ClientSession,
     /// The connection it was made over: if that is lost, the server may be another one.
-    connection: Option<ConnectionId>,
+    connection: Option<Standing>,
     opened: Tick,
     /// When a new one should be made.
     renew_at: AtomicU64,
@@ -56,7 +56,7 @@ pub(super) enum Fitness {
 }
 
 impl Live {
-    pub(super) fn new(session: ClientSession, connection: Option<ConnectionId>) -> Self {
+    pub(super) fn new(session: ClientSession, connection: Option<Standing>) -> Self {
         let now = clock::now();
         let terms = *session.terms();
         let ahead = RENEW_BEFORE.min(terms.absolute / 10);
@@ -76,8 +76,8 @@ impl Live {
         }
     }
 
-    pub(super) fn fitness(&self, connection: Option<ConnectionId>, now: Tick) -> Fitness {
-        if self.spent.load(Ordering::SeqCst) || self.has_ended(connection, now) {
+    pub(super) fn fitness(&self, now: Tick) -> Fitness {
+        if self.spent.load(Ordering::SeqCst) || self.has_ended(now) {
             Fitness::Unfit
         } else if now.0 >= self.renew_at.load(Ordering::Relaxed) {
             Fitness::Old
@@ -87,25 +87,26 @@ impl Live {
     }
 
     /// Whether the server will have forgotten it.
-    pub(super) fn has_ended(&self, connection: Option<ConnectionId>, now: Tick) -> bool {
+    pub(super) fn has_ended(&self, now: Tick) -> bool {
         let is_unused = !self.used.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
         let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
-        let is_other = self.connection.is_none() || self.connection != connection;
+        let is_other = !self.connection.as_ref().is_some_and(Standing::holds);
         self.lost.load(Ordering::Acquire) || is_unused || is_idle || is_other || now >= self.session.ends()
     }
 
     /// A place for one more call, if there is one at once.
-    pub(super) fn try_enter(self: &Arc<Self>, now: Tick) -> Option<Ticket> {
+    pub(super) fn try_enter(self: Arc<Self>, now: Tick) -> Option<Ticket> {
         if !self.places.try_take() {
             return None;
         }
-        let mut ticket = Ticket { live: Arc::clone(self), on_its_way: None };
-        ticket.on_its_way = Some(self.pace.begin(|| self.session.next_number())?);
+        let mut ticket = Ticket { live: self, on_its_way: None };
+        let live = &*ticket.live;
+        ticket.on_its_way = Some(live.pace.begin(|| live.session.next_number())?);
         // Now that it is counted: whoever spends the session looks at the counts after that.
-        if self.spent.load(Ordering::SeqCst) {
+        if live.spent.load(Ordering::SeqCst) {
             return None;
         }
-        self.note_use(now);
+        live.note_use(now);
         Some(ticket)
     }
 

@@ -31,7 +31,7 @@ use lane::{Fitness, Lane, Live, Ticket};
 use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
 use crate::mechanism::{Initiator, ServerIdentity};
-use crate::protocol::message::{Draft, OVERHEAD};
+use crate::protocol::message::{Draft, OVERHEAD_MAX};
 use crate::protocol::{BareError, Protection, ServerId, Suite, Terms, Tick};
 use crate::session::Reply;
 
@@ -220,18 +220,17 @@ impl ConnectedProvider {
 
 impl Inner {
     fn lane_of(&self, body: &Draft) -> usize {
-        usize::from(body.body_len() + OVERHEAD + size_of::<u64>() > OVERTAKEN)
+        usize::from(body.body_len() + OVERHEAD_MAX + size_of::<u64>() > OVERTAKEN)
     }
 
     /// A place in the lane's session, if there is one at once.
-    fn try_ticket(&self, lane: usize, timeout: Duration) -> Option<Ticket> {
-        let now = clock::now();
+    fn try_ticket(&self, lane: usize, timeout: Duration, now: Tick) -> Option<Ticket> {
         let deadline = now.after(timeout).0;
         if self.last_deadline.load(Ordering::Relaxed) < deadline {
             self.last_deadline.fetch_max(deadline, Ordering::Relaxed);
         }
         let live = self.lanes[lane].current()?;
-        match live.fitness(self.endpoint.connection(), now) {
+        match live.fitness(now) {
             Fitness::Good => live.try_enter(now).filter(|_| self.is_open()),
             _ => None,
         }
@@ -262,7 +261,7 @@ impl Inner {
     async fn find_ticket(self: &Arc<Self>, lane: usize) -> Result<Ticket, CallError> {
         loop {
             let live = self.lanes[lane].current();
-            let fitness = |live: &Arc<Live>| live.fitness(self.endpoint.connection(), clock::now());
+            let fitness = |live: &Arc<Live>| live.fitness(clock::now());
             let live = match live.map(|live| (fitness(&live), live)) {
                 Some((Fitness::Good, live)) => live,
                 Some((Fitness::Old, live)) => {
@@ -298,7 +297,7 @@ impl Inner {
             return Err(OpenError::Closed);
         }
         let session = handshake::open(self).await?;
-        let live = Arc::new(Live::new(session, self.endpoint.connection()));
+        let live = Arc::new(Live::new(session, self.endpoint.standing()));
         for before in self.lanes[lane].replace(Arc::clone(&live)) {
             self.send_close(&before);
         }
@@ -344,7 +343,7 @@ impl Inner {
     /// Tells the server that a session is over, as far as that goes without waiting.
     fn send_close(&self, live: &Live) {
         let now = clock::now();
-        if live.has_ended(self.endpoint.connection(), now) {
+        if live.has_ended(now) {
             return; // the server has forgotten it
         }
         if let Ok((message, _)) = live.session.close(now) {

@@ -1,5 +1,6 @@
 //! How far calls may run ahead of those that are still on their way.
 
+use std::num::NonZeroU8;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::sync::Notify;
@@ -12,12 +13,12 @@ const AHEAD: u64 = 3;
 /// Keeps the numbers of a session close enough together for the server's replay window.
 ///
 /// Between a number's taking and its sending, its thread may stand still while others go on: the server would find it too
-/// old. So numbers on their way are counted by blocks of an eighth of the window, and no number is taken more than three
-/// blocks after one of them. At most half a window of callers can have looked before and taken after, which makes less than
+/// old. So numbers on their way are counted by blocks of an eighth of the window, or the power of two below that, and no
+/// number is taken more than three blocks after one of them. At most half a window of callers can have looked before and taken after, which makes less than
 /// a window in all.
 pub(super) struct Pace {
-    /// Numbers in a block.
-    block: u64,
+    /// Numbers in a block, as the power of two that they are.
+    block_bits: u32,
     /// Numbers on their way, by block.
     on_their_way: [AtomicU32; BLOCKS as usize],
     waiting: AtomicU32,
@@ -28,14 +29,25 @@ pub(super) struct Pace {
 #[must_use]
 #[derive(Debug)]
 pub(super) struct OnItsWay {
-    slot: usize,
+    /// One more than the slot: so that a place for a call fits into two registers.
+    slot: NonZeroU8,
+}
+
+impl OnItsWay {
+    fn new(slot: usize) -> Self {
+        Self { slot: NonZeroU8::MIN.saturating_add(slot as u8) }
+    }
+
+    fn slot(&self) -> usize {
+        usize::from(self.slot.get() - 1)
+    }
 }
 
 impl Pace {
     /// For a window of so many calls, at least 64.
     pub(super) fn new(window: u16) -> Self {
         Self {
-            block: u64::from(window) / BLOCKS,
+            block_bits: (u64::from(window) / BLOCKS).ilog2(),
             on_their_way: std::array::from_fn(|_| AtomicU32::new(0)),
             waiting: AtomicU32::new(0),
             fewer: Notify::new(),
@@ -45,14 +57,14 @@ impl Pace {
     /// Allows for one number to be taken after this. `next` says which would be the next one.
     pub(super) fn begin(&self, next: impl Fn() -> u64) -> Option<OnItsWay> {
         loop {
-            let block = next() / self.block;
+            let block = next() >> self.block_bits;
             if self.is_behind(block) {
                 return None; // before anything is counted: whoever waits must not wake itself
             }
             let slot = (block % BLOCKS) as usize;
             self.on_their_way[slot].fetch_add(1, Ordering::SeqCst);
-            let begun = OnItsWay { slot };
-            if next() / self.block == block && !self.is_behind(block) {
+            let begun = OnItsWay::new(slot);
+            if next() >> self.block_bits == block && !self.is_behind(block) {
                 return Some(begun);
             }
             self.end(begun); // counted for a block that is over
@@ -66,7 +78,8 @@ impl Pace {
 
     /// The number is where none can overtake it, or is not needed any more.
     pub(super) fn end(&self, begun: OnItsWay) {
-        if self.on_their_way[begun.slot].fetch_sub(1, Ordering::SeqCst) == 1 && self.waiting.load(Ordering::SeqCst) > 0
+        if self.on_their_way[begun.slot()].fetch_sub(1, Ordering::SeqCst) == 1
+            && self.waiting.load(Ordering::SeqCst) > 0
         {
             self.fewer.notify_waiters();
         }
@@ -78,7 +91,7 @@ impl Pace {
         let _waiting = Waiting(&self.waiting);
         let mut fewer = std::pin::pin!(self.fewer.notified());
         fewer.as_mut().enable();
-        if self.is_behind(next() / self.block) {
+        if self.is_behind(next() >> self.block_bits) {
             fewer.await;
         }
     }

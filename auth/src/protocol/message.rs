@@ -1,4 +1,5 @@
-//! Messages of a session: a 48-byte header, a body, and a 16-byte tag.
+//! Messages of a session: a 48-byte header, a body, and a 16-byte tag. A sealed body is filled up with zeros to whole blocks
+//! of 16 bytes before it is encrypted, which takes the cipher less time than half a block does.
 //!
 //! ```text
 //!  0 u8 0xA1   1 u8 type: 1 request 2 reply 3 sealed error 8 close
@@ -7,6 +8,10 @@
 //!  8 16 session id                     24 u64 seq              32 u64 rpc id
 //! 40 u16 provider id   42 u16 zero     44 u32 body length      48 body   48+n 16 tag
 //! ```
+//!
+//! The tag covers the whole header. Type, flags, provider, body length and RPC id are [associated data](Header::associated);
+//! the number is in the nonce, the epoch picks the key, the session's id is in the transcript that the keys come from, and
+//! the rest is constant.
 
 use super::ids::{Protection, SessionId};
 use super::parse::{ParseError, Reader};
@@ -17,8 +22,14 @@ use super::{CLOSE, MAGIC, REPLY, REQUEST, SEALED_ERROR};
 pub const HEADER_LEN: usize = 48;
 /// Bytes of the tag.
 pub const TAG_LEN: usize = 16;
-/// What a message is longer than its body.
+/// What a message is longer than its body, at least.
 pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+/// What a message is longer than its body, at most.
+pub const OVERHEAD_MAX: usize = OVERHEAD + BLOCK - 1;
+/// Sealed bodies are filled up to a multiple of so many bytes.
+const BLOCK: usize = 16;
+/// Bytes of a header that are associated data of a sealed body.
+pub const ASSOCIATED_LEN: usize = 16;
 
 /// A message's authentication tag. No secret.
 pub type Tag = [u8; TAG_LEN];
@@ -101,51 +112,71 @@ impl Header {
         self.content
     }
 
-    pub(crate) fn encode(&self) -> [u8; HEADER_LEN] {
-        let mut out = [0; HEADER_LEN];
-        out[0] = MAGIC;
-        out[1] = self.kind as u8;
-        out[2] = u8::from(self.protection == Protection::Sealed)
-            | u8::from(self.content.bulk) << 1
-            | u8::from(self.content.large) << 2;
-        out[3] = self.epoch;
+    /// Writes it where it is to be: a copy would wait for each of its fields.
+    #[inline]
+    pub(super) fn write(&self, out: &mut [u8; HEADER_LEN]) {
+        let start = [MAGIC, self.kind as u8, self.flags(), self.epoch];
+        out[..8].copy_from_slice(&u64::from(u32::from_le_bytes(start)).to_le_bytes());
         out[8..24].copy_from_slice(self.session.as_bytes());
         out[24..32].copy_from_slice(&self.seq.to_le_bytes());
         out[32..40].copy_from_slice(&self.target.rpc.to_le_bytes());
-        out[40..42].copy_from_slice(&self.target.provider.to_le_bytes());
-        out[44..48].copy_from_slice(&self.body_len.to_le_bytes());
-        out
+        let end = u64::from(self.target.provider) | u64::from(self.body_len) << 32;
+        out[40..].copy_from_slice(&end.to_le_bytes());
     }
 
-    fn parse(wire: &[u8]) -> Result<Self, ParseError> {
-        let mut reader = Reader::new(wire);
-        match reader.u8()? {
-            MAGIC => {}
-            version => return Err(ParseError::Version(version)),
+    /// What of the header is told to the cipher beside key and nonce: one block, since each costs time.
+    #[inline]
+    pub(super) fn associated(&self) -> [u8; ASSOCIATED_LEN] {
+        let start = u32::from_le_bytes([self.kind as u8, self.flags(), 0, 0]) | u32::from(self.target.provider) << 16;
+        let start = u64::from(start) | u64::from(self.body_len) << 32;
+        (u128::from(start) | u128::from(self.target.rpc) << 64).to_le_bytes()
+    }
+
+    /// Bytes between header and tag: the body, and what it is filled up with.
+    pub(super) fn filled_len(&self) -> u64 {
+        match self.protection {
+            Protection::Sealed => u64::from(self.body_len).next_multiple_of(BLOCK as u64),
+            Protection::IntegrityOnly => self.body_len.into(),
         }
-        let kind = reader.u8()?;
+    }
+
+    fn flags(&self) -> u8 {
+        u8::from(self.protection == Protection::Sealed)
+            | u8::from(self.content.bulk) << 1
+            | u8::from(self.content.large) << 2
+    }
+
+    #[inline(always)]
+    fn parse(wire: &[u8]) -> Result<Self, ParseError> {
+        let Some(head) = wire.first_chunk::<HEADER_LEN>() else {
+            Reader::new(wire).version()?;
+            return Err(ParseError::Length(wire.len()));
+        };
+        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("8 bytes"));
+        let [version, kind, flags, epoch, part @ ..] = u64_at(0).to_le_bytes();
+        if version != MAGIC {
+            return Err(ParseError::Version(version));
+        }
         let kind = Kind::from_wire(kind).ok_or(ParseError::Type(kind))?;
-        let flags = reader.u8()?;
         if flags & !0b111 != 0 {
             return Err(ParseError::Field("flags"));
         }
         let protection = if flags & 1 == 0 { Protection::IntegrityOnly } else { Protection::Sealed };
         let content = Content { bulk: flags & 2 != 0, large: flags & 4 != 0 };
-        let epoch = reader.u8()?;
-        if reader.u32()? != 0 {
+        if part != [0; 4] {
             return Err(ParseError::Field("part"));
         }
-        let session = SessionId::new(reader.array()?);
-        let seq = reader.u64()?;
+        let session = SessionId::new(head[8..24].try_into().expect("16 bytes"));
+        let seq = u64_at(24);
         if seq >= SEQ_END {
             return Err(ParseError::Field("seq"));
         }
-        let target = Target { rpc: reader.u64()?, provider: reader.u16()? };
-        if reader.u16()? != 0 {
+        let end = u64_at(40);
+        let target = Target { rpc: u64_at(32), provider: end as u16 };
+        if end as u32 >> 16 != 0 {
             return Err(ParseError::Field("zero"));
         }
-        let body_len = reader.u32()?;
-        Ok(Self { kind, protection, content, epoch, session, seq, target, body_len })
+        Ok(Self { kind, protection, content, epoch, session, seq, target, body_len: (end >> 32) as u32 })
     }
 }
 
@@ -156,7 +187,7 @@ pub(crate) fn is_sealed(wire: &[u8]) -> bool {
 
 /// A message from a peer whose form is right: version, type, flags, and the length to the byte. Nothing in it is proven.
 pub struct Incoming<'a> {
-    header: Header,
+    pub(super) header: Header,
     pub(super) wire: &'a mut [u8],
 }
 
@@ -165,9 +196,10 @@ impl<'a> Incoming<'a> {
     ///
     /// # Errors
     /// For any byte string that is not exactly one message.
+    #[inline(always)]
     pub fn parse(wire: &'a mut [u8]) -> Result<Self, ParseError> {
         let header = Header::parse(wire)?;
-        let expected = u64::from(header.body_len) + OVERHEAD as u64;
+        let expected = header.filled_len() + OVERHEAD as u64;
         if wire.len() as u64 != expected {
             return Err(ParseError::Length(wire.len()));
         }
@@ -178,14 +210,21 @@ impl<'a> Incoming<'a> {
     }
 
     /// The header: claims, until the message was opened.
+    #[inline]
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// What is between header and tag: only after the tag was found good.
+    /// The tag, as it came.
+    #[inline]
+    pub(crate) fn tag(&self) -> Tag {
+        *self.wire.last_chunk().expect("a message ends with a tag")
+    }
+
+    /// The body: only after the tag was found good.
+    #[inline]
     pub(crate) fn into_body(self) -> &'a mut [u8] {
-        let end = self.wire.len() - TAG_LEN;
-        &mut self.wire[HEADER_LEN..end]
+        &mut self.wire[HEADER_LEN..HEADER_LEN + self.header.body_len as usize]
     }
 }
 
@@ -199,13 +238,23 @@ pub struct Draft {
 impl Draft {
     /// An empty body with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self::behind(Vec::with_capacity(capacity.saturating_add(OVERHEAD)))
+        Self::behind(Vec::with_capacity(capacity.saturating_add(OVERHEAD_MAX)))
     }
 
     /// An empty body of a message that begins behind these bytes, which are neither sealed nor authenticated.
+    #[inline]
     pub fn behind(mut bytes: Vec<u8>) -> Self {
-        let start = bytes.len();
         bytes.extend_from_slice(&[0; HEADER_LEN]);
+        Self::within(bytes)
+    }
+
+    /// As [`behind`](Self::behind), with the last [`HEADER_LEN`] bytes there for the header.
+    ///
+    /// # Panics
+    /// They are fewer.
+    #[inline]
+    pub fn within(bytes: Vec<u8>) -> Self {
+        let start = bytes.len().checked_sub(HEADER_LEN).expect("bytes with room for a header");
         Self { bytes, start }
     }
 
@@ -217,6 +266,7 @@ impl Draft {
     }
 
     /// Lets `write` append to the buffer; what is in it already is to be left alone.
+    #[inline]
     pub fn append<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         let before = self.bytes.len();
         let result = write(&mut self.bytes);
@@ -227,8 +277,15 @@ impl Draft {
     }
 
     /// Bytes of the body.
+    #[inline]
     pub fn body_len(&self) -> usize {
         self.bytes.len() - self.start - HEADER_LEN
+    }
+
+    /// The draft, in exchange for one that is no good but to be dropped.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Self {
+        Self { bytes: std::mem::take(&mut self.bytes), start: self.start }
     }
 
     /// Drops the body, to write another one.
@@ -237,6 +294,7 @@ impl Draft {
     }
 
     /// The bytes, and where the message begins in them.
+    #[inline]
     pub(super) fn into_bytes(self) -> (Vec<u8>, usize) {
         (self.bytes, self.start)
     }

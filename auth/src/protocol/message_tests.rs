@@ -15,8 +15,10 @@ fn header() -> Header {
 }
 
 fn wire() -> Vec<u8> {
-    let mut wire = header().encode().to_vec();
-    wire.extend_from_slice(&[0; 5 + TAG_LEN]);
+    let mut wire = [0; HEADER_LEN];
+    header().write(&mut wire);
+    let mut wire = wire.to_vec();
+    wire.extend_from_slice(&[0; BLOCK + TAG_LEN]);
     wire
 }
 
@@ -32,6 +34,40 @@ fn a_message_has_its_length_to_the_byte() {
         assert!(Incoming::parse(&mut wire[..len].to_vec()).is_err(), "{len}");
     }
     assert!(Incoming::parse(&mut [wire, vec![0]].concat()).is_err());
+}
+
+#[test]
+fn a_sealed_body_is_filled_up_to_whole_blocks_and_another_is_not() {
+    for (len, filled) in [(0, 0), (1, 16), (15, 16), (16, 16), (17, 32), (u32::MAX, 1 << 32)] {
+        let sealed = Header { body_len: len, ..header() };
+        assert_eq!(sealed.filled_len(), filled);
+        assert_eq!(Header { protection: Protection::IntegrityOnly, ..sealed }.filled_len(), u64::from(len));
+    }
+    let mut wire = wire();
+    assert_eq!(Incoming::parse(&mut wire).expect("a message").into_body().len(), 5);
+    wire[44] = 17;
+    assert!(Incoming::parse(&mut wire).is_err());
+}
+
+/// What a change of a field changes: associated data, or what the test says.
+#[test]
+fn every_field_that_varies_is_in_the_associated_data_the_nonce_or_the_key() {
+    let associated = header().associated();
+    assert_eq!(associated.as_slice(), [&[1, 7][..], &[0x22, 0x21], &[5, 0, 0, 0], &wire()[32..40]].concat());
+    let changed: [fn(&mut Header); 7] = [
+        |header| header.kind = Kind::Reply,
+        |header| header.protection = Protection::IntegrityOnly,
+        |header| header.content.bulk = false,
+        |header| header.content.large = false,
+        |header| header.target.rpc ^= 1 << 63,
+        |header| header.target.provider ^= 1,
+        |header| header.body_len ^= 1 << 31,
+    ];
+    for change in changed {
+        let mut header = header();
+        change(&mut header);
+        assert_ne!(header.associated(), associated, "{header:?}");
+    }
 }
 
 #[test]

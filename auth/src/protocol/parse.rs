@@ -55,13 +55,17 @@ impl<'a> Reader<'a> {
 
     /// The start that all messages share: version and type.
     pub(super) fn start(&mut self, kind: u8) -> Result<(), ParseError> {
-        match self.u8()? {
-            super::MAGIC => {}
-            version => return Err(ParseError::Version(version)),
-        }
+        self.version()?;
         match self.u8()? {
             found if found == kind => Ok(()),
             other => Err(ParseError::Type(other)),
+        }
+    }
+
+    pub(super) fn version(&mut self) -> Result<(), ParseError> {
+        match self.u8()? {
+            super::MAGIC => Ok(()),
+            version => Err(ParseError::Version(version)),
         }
     }
 

@@ -11,7 +11,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use super::ids::{Protection, Suite, Tick};
-use super::message::{Draft, HEADER_LEN, Header, Incoming, TAG_LEN, Tag, Unused};
+use super::message::{ASSOCIATED_LEN, Draft, HEADER_LEN, Header, Incoming, OVERHEAD_MAX, TAG_LEN, Tag, Unused};
 use super::schedule::Traffic;
 use super::secret::Secret;
 use crate::fork::Process;
@@ -41,6 +41,9 @@ impl Limits {
     };
 }
 
+/// Messages shorter than this are not counted by their bytes: as many as one key may seal have 4 GiB together.
+const COUNTED_MIN: usize = 1024;
+
 /// A receiver follows a sender at most this many epochs at once: so many messages in a row may be lost that were each
 /// the only one of an epoch.
 const EPOCHS_AHEAD_MAX: u8 = 4;
@@ -63,25 +66,28 @@ impl ReadyKey {
     }
 
     /// iv XOR (part u32 || seq u64), both little-endian; the part is always 0.
+    #[inline]
     fn nonce(&self, seq: u64) -> Nonce {
         let mut nonce = *self.iv.expose();
-        nonce[4..].iter_mut().zip(seq.to_le_bytes()).for_each(|(byte, seq)| *byte ^= seq);
+        let part: [u8; 8] = nonce[4..].try_into().expect("8 of 12 bytes");
+        nonce[4..].copy_from_slice(&(u64::from_le_bytes(part) ^ seq).to_le_bytes());
         Nonce::assume_unique_for_key(nonce)
     }
 
     /// Writes the header, seals what is behind it, and appends the tag.
     ///
-    /// Associated data of a sealed body: header, request's tag. Of an integrity-only one: header, body, request's tag,
-    /// with nothing encrypted. The sealed flag in the header keeps the two apart, so both may use one key.
-    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>, start: usize) -> Tag {
-        let head = header.encode();
+    /// Associated data of a sealed body: [what the header's fields are told by](Header::associated), request's tag. Of an
+    /// integrity-only one: header, body, request's tag, with nothing encrypted, which is longer; so both may use one key.
+    fn seal(&self, header: &Header, bind: Option<&Tag>, bytes: &mut Vec<u8>, start: usize) {
         let body = start + HEADER_LEN;
-        bytes[start..body].copy_from_slice(&head);
+        header.write((&mut bytes[start..body]).try_into().expect("48 bytes"));
         let nonce = self.nonce(header.seq);
         let limits = "lengths were checked against 2^32";
         let tag = match header.protection {
             Protection::Sealed => {
-                let (aad, len) = sealed_aad(&head, bind);
+                bytes.reserve(OVERHEAD_MAX - HEADER_LEN);
+                bytes.resize(body + header.filled_len() as usize, 0);
+                let (aad, len) = sealed_aad(header, bind);
                 self.key.seal_in_place_separate_tag(nonce, Aad::from(&aad[..len]), &mut bytes[body..])
             }
             Protection::IntegrityOnly => {
@@ -92,23 +98,20 @@ impl ReadyKey {
                 tag
             }
         };
-        let tag: Tag = tag.expect(limits).as_ref().try_into().expect("both ciphers have 16-byte tags");
-        bytes.extend_from_slice(&tag);
-        tag
+        bytes.extend_from_slice(tag.expect(limits).as_ref());
     }
 
     /// Checks the tag and decrypts in place. After a failure the body is garbage.
-    fn open(&self, header: &Header, bind: Option<&Tag>, wire: &mut [u8]) -> Result<Tag, OpenError> {
+    fn open(&self, header: &Header, bind: Option<&Tag>, wire: &mut [u8]) -> Result<(), OpenError> {
         let nonce = self.nonce(header.seq);
         let at = wire.len() - TAG_LEN;
-        let mut tag: Tag = wire[at..].try_into().expect("16 bytes");
-        let received = tag;
         let good = match header.protection {
             Protection::Sealed => {
-                let (aad, len) = sealed_aad(wire[..HEADER_LEN].try_into().expect("48 bytes"), bind);
+                let (aad, len) = sealed_aad(header, bind);
                 self.key.open_in_place(nonce, Aad::from(&aad[..len]), &mut wire[HEADER_LEN..]).is_ok()
             }
             Protection::IntegrityOnly => {
+                let mut tag: Tag = wire[at..].try_into().expect("16 bytes");
                 let end = bind.map_or(at, |bind| {
                     wire[at..].copy_from_slice(bind);
                     at + TAG_LEN
@@ -116,18 +119,19 @@ impl ReadyKey {
                 self.key.open_in_place(nonce, Aad::from(&wire[..end]), &mut tag).is_ok()
             }
         };
-        if good { Ok(received) } else { Err(OpenError::BadTag) }
+        if good { Ok(()) } else { Err(OpenError::BadTag) }
     }
 }
 
-fn sealed_aad(header: &[u8; HEADER_LEN], bind: Option<&Tag>) -> ([u8; HEADER_LEN + TAG_LEN], usize) {
-    let mut aad = [0; HEADER_LEN + TAG_LEN];
-    aad[..HEADER_LEN].copy_from_slice(header);
+#[inline]
+fn sealed_aad(header: &Header, bind: Option<&Tag>) -> ([u8; ASSOCIATED_LEN + TAG_LEN], usize) {
+    let mut aad = [0; ASSOCIATED_LEN + TAG_LEN];
+    aad[..ASSOCIATED_LEN].copy_from_slice(&header.associated());
     let Some(bind) = bind else {
-        return (aad, HEADER_LEN);
+        return (aad, ASSOCIATED_LEN);
     };
-    aad[HEADER_LEN..].copy_from_slice(bind);
-    (aad, HEADER_LEN + TAG_LEN)
+    aad[ASSOCIATED_LEN..].copy_from_slice(bind);
+    (aad, ASSOCIATED_LEN + TAG_LEN)
 }
 
 /// A key's hard limit is reached, the epochs are used up, or this process is a fork of the one that has the key.
@@ -190,6 +194,7 @@ impl Sealing {
     /// Seals a draft under a number that was never used. Moves to the next epoch by itself when that is due.
     ///
     /// `header.epoch`, `header.seq` and `header.body_len` are filled in here. In a forked child it refuses.
+    #[inline]
     pub(crate) fn seal(
         &self,
         number: Unused,
@@ -198,7 +203,7 @@ impl Sealing {
         draft: Draft,
         now: Tick,
         limits: &Limits,
-    ) -> Result<(Vec<u8>, Tag), KeyExhausted> {
+    ) -> Result<Vec<u8>, KeyExhausted> {
         if self.process != Process::current() {
             return Err(KeyExhausted);
         }
@@ -213,10 +218,12 @@ impl Sealing {
             return Err(KeyExhausted);
         }
         let (mut bytes, start) = draft.into_bytes();
-        keys.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if bytes.len() >= COUNTED_MIN {
+            keys.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
         header.epoch = keys.epoch as u8;
-        let tag = keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes, start);
-        Ok((bytes, tag))
+        keys.ready.as_ref().ok_or(KeyExhausted)?.seal(&header, bind, &mut bytes, start);
+        Ok(bytes)
     }
 
     fn renew(&self, now: Tick, limits: &Limits) -> RwLockReadGuard<'_, SealKeys> {
@@ -284,16 +291,16 @@ impl Opening {
         Self { suite, keys: RwLock::new(keys) }
     }
 
-    /// Checks the tag, decrypts in place, and gives the tag.
+    /// Checks the tag and decrypts in place.
+    #[inline]
     pub(crate) fn open(
         &self,
         message: &mut Incoming<'_>,
         bind: Option<&Tag>,
         now: Tick,
         limits: &Limits,
-    ) -> Result<Tag, OpenError> {
-        let header = *message.header();
-        let wire = &mut *message.wire;
+    ) -> Result<(), OpenError> {
+        let Incoming { header, wire } = message;
         let mut keys = self.keys.read();
         if keys.ready.is_none() {
             drop(keys);
@@ -304,13 +311,13 @@ impl Opening {
                 if keys.opened.load(Ordering::Relaxed) >= limits.hard_messages {
                     return Err(OpenError::KeyExhausted);
                 }
-                let tag = keys.ready.as_ref().ok_or(OpenError::Epoch)?.open(&header, bind, wire)?;
+                keys.ready.as_ref().ok_or(OpenError::Epoch)?.open(header, bind, wire)?;
                 keys.opened.fetch_add(1, Ordering::Relaxed);
-                Ok(tag)
+                Ok(())
             }
             u8::MAX => {
                 let previous = keys.previous.as_ref().filter(|previous| now < previous.until);
-                previous.ok_or(OpenError::Epoch)?.ready.open(&header, bind, wire)
+                previous.ok_or(OpenError::Epoch)?.ready.open(header, bind, wire)
             }
             ahead @ 1..=EPOCHS_AHEAD_MAX => {
                 let from = keys.epoch;
@@ -322,9 +329,9 @@ impl Opening {
                 }
                 drop(keys);
                 let ready = ReadyKey::new(self.suite, &next);
-                let tag = ready.open(&header, bind, wire)?;
+                ready.open(header, bind, wire)?;
                 self.advance(from, ahead, before, next, ready, now.after(limits.previous));
-                Ok(tag)
+                Ok(())
             }
             _ => Err(OpenError::Epoch),
         }

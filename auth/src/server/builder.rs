@@ -23,7 +23,7 @@ use crate::mechanism::munge::{MungeAcceptor, MungeRefused};
 use crate::mechanism::peer_credentials::PeerAcceptor;
 #[cfg(feature = "munge")]
 use crate::munge::Munge;
-use crate::protocol::message::OVERHEAD;
+use crate::protocol::message::OVERHEAD_MAX;
 use crate::protocol::server::ServerPolicy;
 use crate::protocol::{MESSAGE_LEN_MIN, Protection, Suite, Terms, Window};
 use crate::service::{AUTHENTICATE, server_id};
@@ -309,7 +309,7 @@ impl AuthServerBuilder {
             return invalid("max_in_flight", "give at least 1 and at most half of the window");
         }
         // Header and tag must fit beside the body in what the engine takes, and so must Margo's own header.
-        let room = engine.limits().max_message.saturating_sub(OVERHEAD as u64 + 8);
+        let room = engine.limits().max_message.saturating_sub(OVERHEAD_MAX as u64 + 8);
         let room = u32::try_from(room).unwrap_or(u32::MAX);
         let max_message = self.max_message.unwrap_or(room);
         if max_message > room || max_message < MESSAGE_LEN_MIN {

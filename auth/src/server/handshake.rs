@@ -193,7 +193,7 @@ async fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, respo
         Ok(incoming) => shared.open(incoming, request, now),
         Err(error) => Err(Refused::Malformed(error)),
     };
-    let opened = opened.map(|opened| (opened.header().kind(), opened.responder));
+    let opened = opened.map(|opened| (opened.kind(), opened.responder));
     match opened {
         Ok((Kind::Close, answer)) => {
             let session = Arc::clone(answer.session());

@@ -1,8 +1,12 @@
 //! From a sealed request to a handler's arguments, and from its result to a sealed reply.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use margo_rs::{Buffer, HandlerError, RESPONSE_HEADER, RawResponder, Request, RpcId, codec};
+use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,7 +16,7 @@ use super::rule::Rule;
 use super::{Shared, Wrapped};
 use crate::bulk::context;
 use crate::clock;
-use crate::protocol::message::{Content, Draft, Incoming, Kind, Target};
+use crate::protocol::message::{Content, Draft, HEADER_LEN, Incoming, Kind, Target};
 use crate::protocol::{BareError, ParseError, SealedError, SessionId, Tick};
 use crate::session::{self, RequestRefused, RespondError};
 use crate::wipe::Wiped;
@@ -50,13 +54,16 @@ pub(super) enum Refused {
 
 impl Shared {
     /// Checks a message and opens it in place. Nothing of it is believed before.
+    ///
+    /// Always inline: moving what it gives takes as long as a lock.
+    #[inline(always)]
     pub(super) fn open<'a>(
         &self,
         incoming: Incoming<'a>,
         request: &Request,
         now: Tick,
     ) -> Result<session::Request<'a>, Refused> {
-        let header = *incoming.header();
+        let header = incoming.header();
         let target = match header.kind() {
             Kind::Close => Target { rpc: 0, provider: 0 },
             _ => target_of(request.rpc_id()),
@@ -123,9 +130,9 @@ impl Shared {
         };
         let claimed = incoming.header().session();
         let opened = match self.open(incoming, &request, now) {
-            Ok(opened) if opened.header().kind() == Kind::Request => opened,
+            Ok(opened) if opened.kind() == Kind::Request => opened,
             Ok(opened) => {
-                let kind = opened.header().kind();
+                let kind = opened.kind();
                 self.refuse(&request, Some(claimed), Refused::Kind(kind), raw);
                 return None;
             }
@@ -140,16 +147,16 @@ impl Shared {
             return None;
         }
         let caller = Caller::new(Arc::clone(opened.responder.session()), request, self.bulk);
-        if let Err(reason) = decide(&wrapped.rule, &caller, opened.header().content()) {
+        if let Err(reason) = decide(&wrapped.rule, &caller, opened.content()) {
             let session = opened.responder.session();
             let rpc = caller.request().rpc_id();
             self.audit.denied(caller.request().peer(), rpc, session.id(), session.principal(), &reason);
             SealedResponder::new(opened.responder, raw).refuse(&SealedError::Denied);
             return None;
         }
-        let content = opened.header().content();
+        let content = opened.content();
         let args = context::decoding(caller.protection(), content, || codec::from_slice::<In>(opened.body()));
-        let responder = SealedResponder::new(opened.responder, raw);
+        let mut responder = SealedResponder::new(opened.responder, raw);
         match args {
             Ok(args) => Some((caller, args, responder)),
             Err(error) => {
@@ -176,7 +183,7 @@ pub(crate) fn target_of(rpc: RpcId) -> Target {
     Target { rpc: rpc.as_u64(), provider: rpc.provider_id().as_u16() }
 }
 
-/// Answers one request of a session, sealed. Dropped unused, it answers that the handler did not.
+/// Answers one request of a session, sealed, once. Dropped unused, it answers that the handler did not.
 pub(super) struct SealedResponder {
     /// `None` once answered.
     both: Option<(session::Responder, RawResponder)>,
@@ -188,29 +195,29 @@ impl SealedResponder {
     }
 
     /// Answers what a handler returned.
-    pub(super) fn answer<Out: Serialize>(self, result: Result<Out, HandlerError>) {
+    pub(super) fn answer<Out: Serialize>(&mut self, result: Result<Out, HandlerError>) {
         match result {
             Ok(output) => self.respond(&output),
             Err(error) => self.fail(&error),
         }
     }
 
-    pub(super) fn fail(self, error: &HandlerError) {
+    pub(super) fn fail(&mut self, error: &HandlerError) {
         self.refuse(&SealedError::Handler { code: CODE_HANDLER, text: error.to_string() });
     }
 
-    pub(super) fn respond<Out: Serialize>(mut self, output: &Out) {
-        let Some((session, raw)) = self.both.take() else { return };
-        let mut draft = Draft::behind(Buffer::room_for(RESPONSE_HEADER, ROOM));
+    pub(super) fn respond<Out: Serialize>(&mut self, output: &Out) {
+        let Some((session, _)) = &self.both else { return };
+        let mut draft = Draft::within(Buffer::room_for(RESPONSE_HEADER + HEADER_LEN, ROOM));
         let protection = session.session().terms().protection;
         let encode = || draft.append(|bytes| codec::encode_into(output, bytes));
         let (encoded, content) = context::encoding(protection, encode);
         if let Err(error) = encoded {
             tracing::error!(%error, "a handler's result cannot be encoded");
-            self.both = Some((session, raw));
             let text = format!("the result cannot be encoded: {error}");
             return self.refuse(&SealedError::Handler { code: CODE_NO_ANSWER, text });
         }
+        let Some((session, raw)) = self.both.take() else { return };
         match session.reply(content, draft, clock::now()) {
             Ok(reply) => raw.respond_headed(reply),
             Err(RespondError::TooLarge { responder, .. }) => {
@@ -221,22 +228,61 @@ impl SealedResponder {
         }
     }
 
-    pub(super) fn refuse(mut self, error: &SealedError) {
-        self.finish(error);
-    }
-
-    fn finish(&mut self, error: &SealedError) {
+    pub(super) fn refuse(&mut self, error: &SealedError) {
         let Some((session, raw)) = self.both.take() else { return };
         match session.refuse(error, clock::now()) {
             Ok(reply) => raw.respond(&reply),
             Err(_) => raw.abandon(),
         }
     }
+
+    /// Answers that nobody will, if that is so.
+    fn give_up(&mut self) {
+        if self.both.is_some() {
+            let text = if std::thread::panicking() { "handler panicked" } else { "handler gave no answer" };
+            self.refuse(&SealedError::Handler { code: CODE_NO_ANSWER, text: text.to_owned() });
+        }
+    }
 }
 
 impl Drop for SealedResponder {
     fn drop(&mut self) {
-        let text = if std::thread::panicking() { "handler panicked" } else { "handler gave no answer" };
-        self.finish(&SealedError::Handler { code: CODE_NO_ANSWER, text: text.to_owned() });
+        self.give_up();
+    }
+}
+
+pin_project! {
+    /// A handler whose result is answered. An `async` block that awaits the handler would move it once more.
+    pub(super) struct Answering<Fut> {
+        #[pin]
+        handler: Fut,
+        responder: SealedResponder,
+    }
+}
+
+impl<Fut> Answering<Fut> {
+    pub(super) fn new(handler: Fut, responder: SealedResponder) -> Self {
+        Self { handler, responder }
+    }
+}
+
+impl<Out: Serialize, Fut: Future<Output = Result<Out, HandlerError>>> Future for Answering<Fut> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        /// Tells of a panic while it is one: the future is dropped later.
+        struct OnPanic<'a>(&'a mut SealedResponder);
+        impl Drop for OnPanic<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    self.0.give_up();
+                }
+            }
+        }
+        let this = self.project();
+        let responder = OnPanic(this.responder);
+        let result = ready!(this.handler.poll(cx));
+        responder.0.answer(result);
+        Poll::Ready(())
     }
 }

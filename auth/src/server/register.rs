@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::caller::Caller;
-use super::receive::SealedResponder;
+use super::receive::{Answering, SealedResponder};
 use super::rule::Rule;
 use super::{AuthServer, Shared, Wrapped};
 
@@ -45,8 +45,7 @@ impl Registrar<'_> {
         let (shared, wrapped) = (Arc::clone(self.shared), self.wrapped(rpc));
         let admit = move |request, input, raw| shared.receive(&wrapped, request, input, raw);
         self.add(rpc, admit, move |(caller, args, responder): (Caller, In, SealedResponder)| {
-            let result = handler(caller, args);
-            async move { responder.answer(result.await) }
+            Answering::new(handler(caller, args), responder)
         })
     }
 
@@ -78,7 +77,7 @@ impl Registrar<'_> {
     {
         let (shared, wrapped) = (Arc::clone(self.shared), self.wrapped(rpc));
         let admit = move |request, input, raw| shared.receive(&wrapped, request, input, raw);
-        let serve = move |(caller, args, responder): (Caller, In, SealedResponder)| {
+        let serve = move |(caller, args, mut responder): (Caller, In, SealedResponder)| {
             responder.answer(handler(caller, args));
         };
         match self.place {
@@ -275,12 +274,12 @@ impl<Out: Serialize> Responder<Out> {
     }
 
     /// Answers with `output`.
-    pub fn respond(self, output: &Out) {
+    pub fn respond(mut self, output: &Out) {
         self.sealed.respond(output);
     }
 
     /// Answers that the handler failed.
-    pub fn fail(self, error: impl Into<HandlerError>) {
+    pub fn fail(mut self, error: impl Into<HandlerError>) {
         self.sealed.fail(&error.into());
     }
 }

@@ -133,6 +133,7 @@ impl ClientSession {
     ///
     /// # Errors
     /// When it is too long, or the session is at its end.
+    #[inline]
     pub fn call(
         &self,
         target: Target,
@@ -158,9 +159,10 @@ impl ClientSession {
     ///
     /// # Errors
     /// When it is not the server's reply to this very call.
+    #[inline]
     pub fn open<'a>(&self, call: Call, wire: &'a mut [u8], now: Tick) -> Result<Reply<'a>, ReplyRefused> {
         let mut message = Incoming::parse(wire)?;
-        let header = *message.header();
+        let header = message.header();
         if !matches!(header.kind, Kind::Reply | Kind::Error) {
             return Err(ReplyRefused::Kind(header.kind));
         }
@@ -173,12 +175,13 @@ impl ClientSession {
         if header.body_len > self.terms.max_message {
             return Err(ReplyRefused::TooLarge(header.body_len));
         }
+        let (kind, content) = (header.kind, header.content);
         self.opening.open(&mut message, Some(&call.tag), now, &Limits::DEFAULT)?;
         let body = message.into_body();
-        if header.kind == Kind::Error {
+        if kind == Kind::Error {
             return Ok(Reply::Error(SealedError::parse(body)?));
         }
-        Ok(Reply::Result { body, content: header.content })
+        Ok(Reply::Result { body, content })
     }
 
     /// Drops the keys made ready; for a session that will be idle.
@@ -187,6 +190,7 @@ impl ClientSession {
         self.opening.cool(now);
     }
 
+    #[inline(always)]
     fn seal(
         &self,
         kind: Kind,
@@ -215,7 +219,8 @@ impl ClientSession {
         let number = self.number()?;
         let seq = number.seq();
         let sealed = self.sealing.seal(number, header, None, body, now, &Limits::DEFAULT);
-        let (wire, tag) = sealed.map_err(|KeyExhausted| CallRefused::Exhausted)?;
+        let wire = sealed.map_err(|KeyExhausted| CallRefused::Exhausted)?;
+        let tag = *wire.last_chunk().expect("a message ends with a tag");
         Ok((wire, Call { seq, tag, target }))
     }
 

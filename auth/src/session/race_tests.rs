@@ -97,7 +97,7 @@ fn closing_expiry_and_new_keys_race_with_calls_and_none_is_garbled() {
             if let Some((_, pair)) = closes {
                 let (mut wire, _) = pair.client.close(now).expect("it is open");
                 let closing = table.open(Incoming::parse(&mut wire).expect("a message"), now).expect("authentic");
-                assert!(table.close(&closing.header().session()));
+                assert!(table.close(&closing.responder.session().id()));
             }
         }
     });

@@ -105,7 +105,8 @@ impl RequestRefused {
 
 /// A request that is authentic and new. Nothing is known yet about whether it is allowed.
 pub struct Request<'a> {
-    header: Header,
+    kind: Kind,
+    content: Content,
     body: &'a mut [u8],
     /// Whom it is from, and the right to answer once.
     pub responder: Responder,
@@ -114,9 +115,19 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// What is called, and how.
-    pub fn header(&self) -> &Header {
-        &self.header
+    /// What it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What is in its body.
+    pub fn content(&self) -> Content {
+        self.content
+    }
+
+    /// What is called.
+    pub fn target(&self) -> Target {
+        self.responder.target
     }
 
     /// The arguments, in the clear.
@@ -261,13 +272,14 @@ impl Session {
     /// In the order of cost: constant fields, the window, the cipher; the window moves only after the tag was good.
     ///
     /// `make_open` is called for a half-open session, and ends by [`Session::make_open`].
+    #[inline]
     pub(super) fn open<'a>(
         self: Arc<Self>,
         mut message: Incoming<'a>,
         now: Tick,
         make_open: impl FnOnce(&Self) -> Result<(), RequestRefused>,
     ) -> Result<Request<'a>, RequestRefused> {
-        let header = *message.header();
+        let header = message.header();
         let state = self.state();
         if header.session != self.id {
             return Err(RequestRefused::UnknownSession);
@@ -288,10 +300,12 @@ impl Session {
         if header.seq < self.newest.load(Ordering::Acquire) {
             self.window.lock().peek(header.seq)?;
         }
-        let tag = self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
+        let (kind, content, seq, target) = (header.kind, header.content, header.seq, header.target);
+        let tag = message.tag();
+        self.opening.open(&mut message, None, now, &Limits::DEFAULT)?;
         {
             let mut window = self.window.lock();
-            window.accept(header.seq)?;
+            window.accept(seq)?;
             self.newest.store(window.next(), Ordering::Release);
         }
         let is_first = self.state() == State::HalfOpen;
@@ -303,13 +317,13 @@ impl Session {
         }
         let running = self.running.fetch_add(1, Ordering::AcqRel);
         let calls_borne = self.calls_borne();
-        let responder = Responder { session: self, seq: header.seq, tag, target: header.target };
+        let responder = Responder { session: self, seq, tag, target };
         // Somebody may have ended it meanwhile; a close lets through what it did not overtake, a revocation nothing.
         if responder.session.state() == State::Dead {
             return Err(RequestRefused::Ended(State::Dead));
         }
         let body = message.into_body();
-        Ok(Request { header, body, responder, over_limit: running >= calls_borne, is_first })
+        Ok(Request { kind, content, body, responder, over_limit: running >= calls_borne, is_first })
     }
 
     /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need
@@ -402,6 +416,7 @@ impl Responder {
     ///
     /// # Errors
     /// When it is too long, or the session was revoked.
+    #[inline]
     pub fn reply(self, content: Content, body: Draft, now: Tick) -> Result<Vec<u8>, RespondError> {
         self.seal(Kind::Reply, content, body, now)
     }
@@ -414,6 +429,7 @@ impl Responder {
         self.seal(Kind::Error, Content::default(), Draft::copy_of(&error.encode()), now)
     }
 
+    #[inline]
     fn seal(self, kind: Kind, content: Content, body: Draft, now: Tick) -> Result<Vec<u8>, RespondError> {
         let session = &self.session;
         let max = session.terms.max_message;
@@ -438,7 +454,7 @@ impl Responder {
         if !session.warm.load(Ordering::Acquire) {
             session.sealing.cool(); // idle but for this handler
         }
-        sealed.map(|(wire, _)| wire).map_err(|KeyExhausted| RespondError::KeyExhausted)
+        sealed.map_err(|KeyExhausted| RespondError::KeyExhausted)
     }
 }
 

@@ -134,6 +134,7 @@ impl Table {
     }
 
     /// The session of this name.
+    #[inline]
     pub fn find(&self, id: &SessionId) -> Option<Arc<Session>> {
         self.shard(id).read().get(id).map(Arc::clone)
     }
@@ -146,6 +147,7 @@ impl Table {
     ///
     /// # Errors
     /// When there is no such session, or it refuses.
+    #[inline]
     pub fn open<'a>(&self, message: Incoming<'a>, now: Tick) -> Result<Request<'a>, RequestRefused> {
         let session = self.find(&message.header().session()).ok_or(RequestRefused::UnknownSession)?;
         if !session.warm.load(Ordering::Acquire) && !session.warm.swap(true, Ordering::AcqRel) {
