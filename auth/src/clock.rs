@@ -8,6 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::protocol::{Secret, Tick};
 
 /// The monotonic time, to 4 ms or so: lifetimes need no more, and it costs a fraction of a precise reading.
+#[inline]
 pub(crate) fn now() -> Tick {
     let time = clock_gettime(ClockId::MonotonicCoarse);
     Tick(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)

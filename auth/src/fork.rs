@@ -20,6 +20,7 @@ pub(crate) struct Process(u64);
 
 impl Process {
     /// This one.
+    #[inline]
     pub(crate) fn current() -> Self {
         static WIPED: OnceLock<Option<&'static AtomicU64>> = OnceLock::new();
         /// Copied into children, so that no descendant takes a number of an ancestor's.

@@ -12,12 +12,14 @@ use crate::protocol::message::is_sealed;
 pub(crate) struct Wiped(Buffer);
 
 impl Wiped {
+    #[inline]
     pub(crate) fn new(message: Buffer) -> Self {
         Self(message)
     }
 }
 
 impl Drop for Wiped {
+    #[inline]
     fn drop(&mut self) {
         if is_sealed(&self.0) {
             self.0.zeroize();
@@ -28,12 +30,14 @@ impl Drop for Wiped {
 impl Deref for Wiped {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.0
     }
 }
 
 impl DerefMut for Wiped {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }

@@ -27,6 +27,7 @@ thread_local! {
 struct Restore(Body);
 
 impl Drop for Restore {
+    #[inline]
     fn drop(&mut self) {
         BODY.set(self.0);
     }

@@ -80,8 +80,7 @@ impl<Out: DeserializeOwned> Call<Out> {
     /// The call's own, and [`margo_rs::CallError::WouldDeadlock`] inside an asynchronous handler on the progress thread: a call
     /// that was not started is not sent then.
     pub fn wait(mut self) -> Result<Out, CallError> {
-        let rpc = self.sealed.name;
-        self.sealed.wait(|body| decode(rpc, body))
+        self.sealed.wait(decode)
     }
 }
 
@@ -93,8 +92,7 @@ impl<Out: DeserializeOwned> Future for Call<Out> {
     type Output = Result<Out, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let rpc = self.sealed.name;
-        self.sealed.poll(cx, |body| decode(rpc, body))
+        self.sealed.poll(cx, decode)
     }
 }
 
@@ -141,6 +139,7 @@ struct InFlight {
 
 impl InFlight {
     /// Others need not stay near a request that is sent, unless it is long and so may be overtaken still.
+    #[inline]
     fn note_sent(&mut self) {
         if self.raw.is_sent() {
             self.ticket.live.note_sent();
@@ -177,7 +176,7 @@ impl SealedCall {
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
+        read: impl FnOnce(RpcName, &[u8]) -> Result<T, CallError>,
     ) -> Poll<Result<T, CallError>> {
         ready!(self.poll_ready(cx));
         let outcome = match &mut self.state {
@@ -192,7 +191,7 @@ impl SealedCall {
         Poll::Ready(self.finish(outcome, read))
     }
 
-    fn wait<T>(&mut self, read: impl FnOnce(&[u8]) -> Result<T, CallError>) -> Result<T, CallError> {
+    fn wait<T>(&mut self, read: impl FnOnce(RpcName, &[u8]) -> Result<T, CallError>) -> Result<T, CallError> {
         if !margo_rs::may_block() {
             return Err(margo_rs::CallError::WouldDeadlock.into());
         }
@@ -288,7 +287,7 @@ impl SealedCall {
     fn finish<T>(
         &mut self,
         outcome: Result<Buffer, margo_rs::CallError>,
-        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
+        read: impl FnOnce(RpcName, &[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         // Where it is: moving calls about would take as long as all the locks of a session.
         let asked =
@@ -317,20 +316,20 @@ impl Asked<'_> {
         call: Option<session::Call>,
         live: &Live,
         outcome: Result<Buffer, margo_rs::CallError>,
-        read: impl FnOnce(&[u8]) -> Result<T, CallError>,
+        read: impl FnOnce(RpcName, &[u8]) -> Result<T, CallError>,
     ) -> Result<T, CallError> {
-        let outcome = outcome.map(Wiped::new);
-        let mut answer = outcome.map_err(|error| match error {
+        let mut answer = match outcome {
+            Ok(answer) => Wiped::new(answer),
             // The time that the user gave, not what was left of it when the request was sent.
-            margo_rs::CallError::DeadlineExceeded { .. } => {
-                margo_rs::CallError::DeadlineExceeded { after: self.timeout }
+            Err(margo_rs::CallError::DeadlineExceeded { .. }) => {
+                return Err(margo_rs::CallError::DeadlineExceeded { after: self.timeout }.into());
             }
-            other => other,
-        })?;
+            Err(other) => return Err(other.into()),
+        };
         if self.one_way {
-            return read(&answer);
+            return read(self.rpc, &answer);
         }
-        if BareError::parse(&answer).is_ok() {
+        if BareError::is_one(&answer) {
             // Perhaps from somebody else: a hint to make a new session, no more.
             live.lose();
             return Err(CallError::SessionLost(self.endpoint.address().clone()));
@@ -339,7 +338,7 @@ impl Asked<'_> {
         let call = call.expect("a call is read once");
         match live.session.open(call, &mut answer, clock::now()) {
             Ok(Reply::Result { body, content }) => {
-                context::decoding(live.session.terms().protection, content, || read(body))
+                context::decoding(live.session.terms().protection, content, || read(rpc, body))
             }
             Ok(Reply::Error(error)) => Err(match error {
                 SealedError::Denied => CallError::Denied(rpc),

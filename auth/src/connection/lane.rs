@@ -76,6 +76,7 @@ impl Live {
         }
     }
 
+    #[inline]
     pub(super) fn fitness(&self, now: Tick) -> Fitness {
         if self.spent.load(Ordering::SeqCst) || self.has_ended(now) {
             Fitness::Unfit
@@ -87,6 +88,7 @@ impl Live {
     }
 
     /// Whether the server will have forgotten it.
+    #[inline]
     pub(super) fn has_ended(&self, now: Tick) -> bool {
         let is_unused = !self.used.load(Ordering::Relaxed) && now >= self.opened.after(UNUSED_MAX);
         let is_idle = now.0.saturating_sub(self.last_used.load(Ordering::Relaxed)) >= self.idle_max;
@@ -124,6 +126,7 @@ impl Live {
         }
     }
 
+    #[inline]
     fn note_use(&self, now: Tick) {
         if self.last_used.load(Ordering::Relaxed) < now.0 {
             self.last_used.store(now.0, Ordering::Relaxed);
@@ -131,6 +134,7 @@ impl Live {
     }
 
     /// A request has gone to the server in this session, soon enough for the session to be there.
+    #[inline]
     pub(super) fn note_sent(&self) {
         if !self.used.load(Ordering::Relaxed) {
             self.used.store(true, Ordering::Relaxed);
@@ -173,6 +177,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// The call cannot be overtaken any more.
+    #[inline]
     pub(super) fn arrived(&mut self) {
         if let Some(begun) = self.on_its_way.take() {
             self.live.pace.end(begun);
@@ -202,6 +207,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    #[inline]
     pub(super) fn current(&self) -> Option<Arc<Live>> {
         self.current.read().clone()
     }

@@ -219,6 +219,7 @@ impl ConnectedProvider {
 }
 
 impl Inner {
+    #[inline]
     fn lane_of(&self, body: &Draft) -> usize {
         usize::from(body.body_len() + OVERHEAD_MAX + size_of::<u64>() > OVERTAKEN)
     }
@@ -237,6 +238,7 @@ impl Inner {
     }
 
     /// Whether calls are taken. To be asked by a call that has its place: either it is told, or whoever closes sees it there.
+    #[inline]
     fn is_open(&self) -> bool {
         !self.closed.load(Ordering::SeqCst)
     }
@@ -331,7 +333,7 @@ impl Inner {
         let left = self.last_deadline().saturating_duration_since(Instant::now());
         let closed = self.endpoint.call_raw(handshake::rpc(), &message).timeout(left.max(self.default_timeout));
         let mut reply = closed.await?;
-        if BareError::parse(&reply).is_ok() {
+        if BareError::is_one(&reply) {
             return Ok(()); // the server has forgotten it already, or somebody says so, who could also have dropped this
         }
         match live.session.open(call, &mut reply, clock::now()) {

@@ -55,6 +55,7 @@ impl Pace {
     }
 
     /// Allows for one number to be taken after this. `next` says which would be the next one.
+    #[inline]
     pub(super) fn begin(&self, next: impl Fn() -> u64) -> Option<OnItsWay> {
         loop {
             let block = next() >> self.block_bits;
@@ -72,11 +73,13 @@ impl Pace {
     }
 
     /// Whether a number is still on its way that one of this block would leave behind.
+    #[inline]
     fn is_behind(&self, block: u64) -> bool {
         self.on_their_way[((block + BLOCKS - AHEAD) % BLOCKS) as usize].load(Ordering::SeqCst) > 0
     }
 
     /// The number is where none can overtake it, or is not needed any more.
+    #[inline]
     pub(super) fn end(&self, begun: OnItsWay) {
         if self.on_their_way[begun.slot()].fetch_sub(1, Ordering::SeqCst) == 1
             && self.waiting.load(Ordering::SeqCst) > 0

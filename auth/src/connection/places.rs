@@ -17,10 +17,12 @@ impl Places {
     }
 
     /// Takes a place, unless there is none or others wait for one.
+    #[inline]
     pub(super) fn try_take(&self) -> bool {
         self.waiting.load(Ordering::SeqCst) == 0 && self.take_free()
     }
 
+    #[inline]
     fn take_free(&self) -> bool {
         self.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(1)).is_ok()
     }
@@ -36,6 +38,7 @@ impl Places {
         self.wake_next();
     }
 
+    #[inline]
     pub(super) fn give_back(&self) {
         self.free.fetch_add(1, Ordering::SeqCst);
         self.wake_next();
@@ -46,6 +49,7 @@ impl Places {
         self.free.load(Ordering::SeqCst) == count
     }
 
+    #[inline]
     fn wake_next(&self) {
         if self.waiting.load(Ordering::SeqCst) > 0 && self.free.load(Ordering::SeqCst) > 0 {
             self.freed.notify_one();

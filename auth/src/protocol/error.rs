@@ -45,6 +45,12 @@ impl BareError {
         out
     }
 
+    /// Whether this is one.
+    #[inline]
+    pub fn is_one(wire: &[u8]) -> bool {
+        wire.len() == BARE_ERROR_LEN && Self::parse(wire).is_ok()
+    }
+
     /// Reads exactly one bare error.
     ///
     /// # Errors

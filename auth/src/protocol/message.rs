@@ -115,8 +115,8 @@ impl Header {
     /// Writes it where it is to be: a copy would wait for each of its fields.
     #[inline]
     pub(super) fn write(&self, out: &mut [u8; HEADER_LEN]) {
-        let start = [MAGIC, self.kind as u8, self.flags(), self.epoch];
-        out[..8].copy_from_slice(&u64::from(u32::from_le_bytes(start)).to_le_bytes());
+        (out[0], out[1], out[2], out[3]) = (MAGIC, self.kind as u8, self.flags(), self.epoch);
+        out[4..8].fill(0);
         out[8..24].copy_from_slice(self.session.as_bytes());
         out[24..32].copy_from_slice(&self.seq.to_le_bytes());
         out[32..40].copy_from_slice(&self.target.rpc.to_le_bytes());
@@ -133,6 +133,7 @@ impl Header {
     }
 
     /// Bytes between header and tag: the body, and what it is filled up with.
+    #[inline]
     pub(super) fn filled_len(&self) -> u64 {
         match self.protection {
             Protection::Sealed => u64::from(self.body_len).next_multiple_of(BLOCK as u64),
@@ -140,6 +141,7 @@ impl Header {
         }
     }
 
+    #[inline]
     fn flags(&self) -> u8 {
         u8::from(self.protection == Protection::Sealed)
             | u8::from(self.content.bulk) << 1

@@ -171,6 +171,7 @@ struct SealKeys {
 }
 
 impl SealKeys {
+    #[inline]
     fn is_due(&self, limits: &Limits, now: Tick) -> bool {
         self.messages.load(Ordering::Relaxed) >= limits.soft_messages
             || self.bytes.load(Ordering::Relaxed) >= limits.soft_bytes

@@ -55,6 +55,7 @@ impl Window {
     ///
     /// # Errors
     /// When it was seen, is too old, or past the end.
+    #[inline]
     pub fn peek(&self, seq: u64) -> Result<(), WindowError> {
         if seq >= SEQ_END {
             return Err(WindowError::End);
@@ -70,6 +71,7 @@ impl Window {
     }
 
     /// The number after the newest that was accepted.
+    #[inline]
     pub fn next(&self) -> u64 {
         self.next
     }
@@ -78,6 +80,7 @@ impl Window {
     ///
     /// # Errors
     /// As for [`peek`](Self::peek), which is repeated: another thread may have accepted it in between.
+    #[inline]
     pub fn accept(&mut self, seq: u64) -> Result<(), WindowError> {
         self.peek(seq)?;
         if seq >= self.next {
@@ -96,10 +99,12 @@ impl Window {
         Ok(())
     }
 
+    #[inline]
     fn index(&self, block: u64) -> usize {
         (block % self.blocks.len() as u64) as usize
     }
 
+    #[inline]
     fn place(&self, seq: u64) -> (usize, u64) {
         (self.index(seq / 64), 1 << (seq % 64))
     }

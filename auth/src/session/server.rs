@@ -183,11 +183,13 @@ impl Session {
     }
 
     /// Who was proven.
+    #[inline]
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
     /// What was agreed.
+    #[inline]
     pub fn terms(&self) -> &Terms {
         &self.terms
     }
@@ -203,11 +205,13 @@ impl Session {
     }
 
     /// When it was last used.
+    #[inline]
     pub fn last_used(&self) -> Tick {
         Tick(self.last_used.load(Ordering::Relaxed))
     }
 
     /// Requests whose responder is still there.
+    #[inline]
     pub fn running(&self) -> u32 {
         self.running.load(Ordering::Relaxed)
     }
@@ -218,11 +222,13 @@ impl Session {
     }
 
     /// Whether messages of this connection may be of this session.
+    #[inline]
     pub fn admits(&self, connection: u64) -> bool {
         self.bound_to.get().is_none_or(|bound| *bound == connection)
     }
 
     /// What may be done in it.
+    #[inline]
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Acquire) {
             0 => State::HalfOpen,
@@ -233,6 +239,7 @@ impl Session {
     }
 
     /// When it ends if nothing more happens.
+    #[inline]
     pub(super) fn deadline(&self) -> Tick {
         match self.state() {
             State::HalfOpen => self.half_open_until,
@@ -328,6 +335,7 @@ impl Session {
 
     /// Calls that are taken in all. A client's cancel makes room for its next call at once, while the handler here may need
     /// a moment to end.
+    #[inline]
     fn calls_borne(&self) -> u32 {
         let agreed = self.terms.max_in_flight;
         agreed + agreed.max(CANCELLED_MIN)
@@ -408,6 +416,7 @@ impl std::fmt::Debug for RespondError {
 
 impl Responder {
     /// The session of the request.
+    #[inline]
     pub fn session(&self) -> &Arc<Session> {
         &self.session
     }
@@ -459,6 +468,7 @@ impl Responder {
 }
 
 impl Drop for Responder {
+    #[inline]
     fn drop(&mut self) {
         let session = &self.session;
         if session.running.fetch_sub(1, Ordering::SeqCst) == 2

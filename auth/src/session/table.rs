@@ -246,6 +246,7 @@ impl Table {
         self.shards.iter().flat_map(|shard| shard.read().values().map(Arc::clone).collect::<Vec<_>>()).collect()
     }
 
+    #[inline]
     fn shard(&self, id: &SessionId) -> &Shard {
         &self.shards[usize::from(id.as_bytes()[15]) % SHARDS]
     }
@@ -346,10 +347,12 @@ impl Table {
 struct IdHasher(u64);
 
 impl Hasher for IdHasher {
+    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }
 
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks_exact(8) {
             self.0 ^= u64::from_le_bytes(chunk.try_into().expect("8 bytes")).rotate_left(7);
