@@ -41,7 +41,8 @@
 //! [`Engine::allocate`](crate::Engine::allocate) or a [`BulkPool`]: after the first few times the receiver copies it from
 //! there by itself, once. That goes by itself where peers pull. In a push it must be allowed, because the peer sees the
 //! region's memory from then on: `to.push(region.lend(), &descriptor)`, see [`Region::lend`]. Where the received bytes are
-//! put makes no difference. Other transports treat this memory like any other.
+//! put makes no difference. Over Mercury that memory is in huge pages from 2 MiB on, if the system has some, and best at both
+//! ends. Other transports treat it like any other.
 //!
 //! # With programs in C and C++
 //!

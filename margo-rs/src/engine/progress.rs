@@ -329,7 +329,7 @@ impl Driver {
                 return Led::Others;
             }
             now = Instant::now();
-            if polled == Polled::Progress {
+            if self.is_worth_looking_on(polled) {
                 quiet_since = now;
             }
             if now >= deadline || budget.is_some_and(|budget| now - quiet_since >= budget) {
@@ -429,13 +429,26 @@ impl Driver {
             now = Instant::now();
             match polled {
                 Polled::Progress => quiet_since = None,
-                Polled::Idle | Polled::Busy => {
+                Polled::Moving if self.is_worth_looking_on(polled) => {
+                    quiet_since = None;
+                    thread::yield_now();
+                }
+                Polled::Moving | Polled::Idle | Polled::Busy => {
                     if now - *quiet_since.get_or_insert(now) >= budget {
                         return;
                     }
                     thread::yield_now();
                 }
             }
+        }
+    }
+
+    /// Whether the time that one looks on before one parks begins anew after this.
+    fn is_worth_looking_on(&self, polled: Polled) -> bool {
+        match polled {
+            Polled::Progress => true,
+            Polled::Moving => self.progress != Progress::Park,
+            Polled::Idle | Polled::Busy => false,
         }
     }
 
@@ -471,3 +484,6 @@ impl Driver {
         self.kick();
     }
 }
+
+#[cfg(test)]
+mod tests;

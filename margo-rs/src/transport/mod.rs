@@ -116,6 +116,8 @@ pub enum Polled {
     Busy,
     /// There was nothing to do.
     Idle,
+    /// There was nothing to do, but bulk data is on its way that this end may have to do something for soon.
+    Moving,
     /// Something arrived or was sent.
     Progress,
 }

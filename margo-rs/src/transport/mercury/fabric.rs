@@ -71,6 +71,8 @@ pub(super) struct Fabric {
     ended: Mutex<Vec<Over>>,
     /// Transfers in flight.
     pub(super) moving: AtomicUsize,
+    /// Requests in flight that are to be answered.
+    awaited: AtomicUsize,
 }
 
 // SAFETY: Mercury's functions may be called from any thread, since a class is never started with
@@ -147,6 +149,7 @@ impl Fabric {
             given,
             ended: Mutex::new(Vec::new()),
             moving: AtomicUsize::new(0),
+            awaited: AtomicUsize::new(0),
             number: OnceLock::new(),
         })
     }
@@ -168,6 +171,16 @@ impl Fabric {
         {
             receiver.wake();
         }
+    }
+
+    /// Whether transfers are in flight.
+    pub(super) fn is_moving(&self) -> bool {
+        self.moving.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether answers are to come.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) > 0
     }
 
     /// Where requests go; to be called once, before the first is registered.
@@ -411,12 +424,15 @@ impl Outgoing {
     ) -> Result<(), Code> {
         let pending = Box::into_raw(Box::new(Pending { request: self.clone(), replies, token }));
         let mut bytes = parts(head, body);
+        let awaited = usize::from(!self.one_way);
+        self.fabric.awaited.fetch_add(awaited, Ordering::AcqRel);
         // SAFETY: the handle is alive, and the bytes are read during the call only. The callback gets the pending
         // request, and comes once if this succeeds.
         let code = unsafe {
             hg::HG_Forward(self.raw(), Some(on_reply), pending.cast(), ptr::from_mut(&mut bytes).cast::<c_void>())
         };
         succeed(code).inspect_err(|_| {
+            self.fabric.awaited.fetch_sub(awaited, Ordering::AcqRel);
             // SAFETY: it was made from a box just now, and no callback comes after a failure.
             drop(unsafe { Box::from_raw(pending) });
         })
@@ -644,6 +660,7 @@ unsafe extern "C" fn on_reply(info: *const hg::hg_cb_info) -> Code {
     let pending = unsafe { Box::from_raw(info.arg.cast::<Pending>()) };
     without_panic(move || {
         let Pending { request, replies, token } = *pending;
+        request.fabric.awaited.fetch_sub(usize::from(!request.one_way), Ordering::AcqRel);
         let receiver = request.fabric.given.and_then(|_| request.fabric.receiver.get()?.upgrade());
         let _inside = receiver.as_ref().map(|receiver| receiver.enter());
         if info.ret != hg::HG_SUCCESS {

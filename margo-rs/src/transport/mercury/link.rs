@@ -319,6 +319,9 @@ impl MercuryLink {
         let granted = granted.and_then(|_| events.grant(&key, direction, piece.0, piece.1));
         let granted = granted.and_then(|window| window.pin().map_err(|_| bulk::Refusal::Revoked));
         let granted = granted.and_then(|pinned| shared.grants.add(self.id, call, pinned, shared.limits.max_in_flight));
+        if granted.is_ok() {
+            shared.stir();
+        }
         if granted.is_ok() && self.state() == state::LOST {
             shared.grants.release(self.id, call);
             let _ = request.respond(&Answer::Gone.encode(), &[]);

@@ -30,6 +30,8 @@ mod fabric;
 #[allow(unsafe_code)]
 mod given;
 mod grants;
+#[allow(unsafe_code)]
+mod huge;
 mod leftovers;
 mod link;
 mod location;
@@ -42,12 +44,13 @@ mod registration;
 use self::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
 use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
 use self::grants::Grants;
+use self::huge::HugePages;
 use self::link::MercuryLink;
 use self::options::Options;
 use self::registration::{Registered, Registrations};
 use super::{Acceptor, CallId, Link, LinkEvents, PeerLimits, Polled, Registration, Transport};
 use crate::address::Address;
-use crate::bulk::{Permission, Segment};
+use crate::bulk::{Memory, Permission, Segment};
 use crate::config::MercuryConfig;
 use crate::error::{ConnectError, ListenError, Status};
 use crate::limits::Limits;
@@ -83,6 +86,16 @@ const WAIT_MAX: Duration = Duration::from_millis(100);
 /// Largest piece of a transfer in bytes where the plugin copies it before it returns, and elsewhere.
 const PIECE_COPIED: u64 = 1024 * 1024;
 const PIECE: u64 = 4 * 1024 * 1024;
+/// For how long one poll takes in messages that come one by one, in nanoseconds. Whom they are for waits as long.
+const LOOK_NS: u64 = 50_000;
+/// Looks for a message before there is none, where the processor is not wanted by others.
+const LOOKS: u32 = 4;
+/// Who gets the processor back within this time, in nanoseconds, gave it to nobody.
+const ALONE_NS: u64 = 3000;
+/// A look that finds no more found a call alone: a request and the end of sending its answer.
+const LONE_MAX: u32 = 2;
+/// For how long both ends look on after a piece was begun, in milliseconds: as Margo does after anything.
+const STIRRED_MS: u64 = 10;
 
 thread_local! {
     /// The transport that this thread is inside of (its address), or 0.
@@ -124,6 +137,12 @@ struct Shared {
     epoch: Instant,
     /// When links must be looked at, in milliseconds after `epoch`.
     next_check: AtomicU64,
+    /// When messages of shared memory were last looked for, in nanoseconds after `epoch`.
+    looked: AtomicU64,
+    /// The last look that found something found many calls.
+    crowded: AtomicBool,
+    /// When a piece of a transfer was last begun, by us or a peer, in milliseconds after `epoch`.
+    stirred: AtomicU64,
     connect_ms: u64,
     keepalive_ms: u64,
     warnings: Warnings,
@@ -236,6 +255,9 @@ impl MercuryTransport {
             deferred: Mutex::new(Vec::new()),
             epoch: Instant::now(),
             next_check: AtomicU64::new(u64::MAX),
+            looked: AtomicU64::new(0),
+            crowded: AtomicBool::new(false),
+            stirred: AtomicU64::new(0),
             connect_ms: ms(limits.connect_timeout),
             keepalive_ms: ms(limits.keepalive),
             limits,
@@ -265,6 +287,14 @@ impl Shared {
 
     fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.epoch.elapsed().as_nanos() as u64
+    }
+
+    fn is_shared_memory(&self) -> bool {
+        self.address.protocol() == "na+sm"
     }
 
     fn limits_stated(&self) -> PeerLimits {
@@ -401,24 +431,79 @@ impl Shared {
         self.next_check.fetch_min(next.min(self.grants.due()), Ordering::AcqRel);
     }
 
-    fn poll(&self, fabric: &Fabric) -> bool {
+    fn poll(&self, fabric: &Fabric) -> Polled {
+        let some = self.look(fabric);
+        let deferred = std::mem::take(&mut *self.deferred.lock());
+        let some = some || !deferred.is_empty();
+        for (link, call, code) in deferred {
+            link.fail_call(call, code);
+        }
+        self.run_timers();
+        match some {
+            true => Polled::Progress,
+            false if self.is_moving(fabric) => Polled::Moving,
+            false => Polled::Idle,
+        }
+    }
+
+    /// Takes in what has arrived. `true` if there was something.
+    fn look(&self, fabric: &Fabric) -> bool {
+        if !self.is_shared_memory() {
+            return self.look_once(fabric);
+        }
+        // It gives out one message at a time.
+        let begun = self.now_ns();
+        let mut looks = self.looks(begun);
+        let mut now = begun;
+        let mut found = 0;
+        while looks > 0 && now.saturating_sub(begun) < LOOK_NS {
+            if self.look_once(fabric) {
+                found += 1;
+                // Beyond the last answer a client looks for nothing.
+                looks = u32::from(self.listening || fabric.is_awaiting());
+            } else {
+                looks -= 1;
+            }
+            now = self.now_ns();
+        }
+        self.looked.store(now, Ordering::Relaxed);
+        if found > 0 {
+            self.crowded.store(found > LONE_MAX, Ordering::Relaxed);
+        }
+        found > 0
+    }
+
+    fn look_once(&self, fabric: &Fabric) -> bool {
         if let Err(code) = fabric.progress()
             && self.warnings.allow(Instant::now())
         {
             tracing::warn!(reason = explain(code), "Mercury makes no progress");
         }
-        let triggered = fabric.trigger();
-        let deferred = std::mem::take(&mut *self.deferred.lock());
-        let some = triggered > 0 || !deferred.is_empty();
-        for (link, call, code) in deferred {
-            link.fail_call(call, code);
-        }
-        self.run_timers();
-        some
+        fabric.trigger() > 0
+    }
+
+    /// How often to look for a message before there is none. Whoever polls gives the processor to others after that, which
+    /// costs more than to look: for a call alone, where nobody else wanted the processor, that is seldom enough. With many
+    /// in flight it is no loss, because more of them come together.
+    fn looks(&self, now: u64) -> u32 {
+        let since = now.saturating_sub(self.looked.load(Ordering::Relaxed));
+        if since < ALONE_NS && !self.crowded.load(Ordering::Relaxed) { LOOKS } else { 1 }
+    }
+
+    /// Whether data was begun to be moved a short time ago, in or out, and may need this end: where software moves it, it
+    /// does so inside of progress, and pieces follow each other.
+    fn is_moving(&self, fabric: &Fabric) -> bool {
+        (fabric.is_moving() || !self.grants.is_empty())
+            && self.now_ms().saturating_sub(self.stirred.load(Ordering::Relaxed)) <= STIRRED_MS
+    }
+
+    /// A piece is about to be moved.
+    fn stir(&self) {
+        self.stirred.store(self.now_ms(), Ordering::Relaxed);
     }
 
     /// One poll, if no other thread is inside. `None` if one is, or if all is over.
-    fn poll_once(&self) -> Option<bool> {
+    fn poll_once(&self) -> Option<Polled> {
         let fabric = self.fabric()?;
         let _polling = self.polling.try_lock()?;
         let _inside = self.enter();
@@ -585,8 +670,7 @@ impl Transport for MercuryTransport {
     fn poll(&self) -> Polled {
         let polled = match self.shared.poll_once() {
             None => Polled::Busy,
-            Some(true) => Polled::Progress,
-            Some(false) => Polled::Idle,
+            Some(polled) => polled,
         };
         if self.shared.closed.load(Ordering::Acquire) {
             // It may have been closed from inside of a callback.
@@ -601,7 +685,7 @@ impl Transport for MercuryTransport {
             return;
         }
         let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
-        let is_moving = fabric.as_ref().is_some_and(|fabric| fabric.moving.load(Ordering::Acquire) > 0);
+        let is_moving = fabric.as_ref().is_some_and(|fabric| fabric.is_moving());
         if is_moving || !self.shared.grants.is_empty() {
             // Where software moves the bytes, it does so in small steps inside of progress, on both sides.
             wait = wait.min(BLIND_WAIT);
@@ -642,8 +726,12 @@ impl Transport for MercuryTransport {
         Ok(Some(Box::new(registered)))
     }
 
+    fn allocate(&self, bytes: usize) -> Option<Box<dyn Memory>> {
+        Some(Box::new(HugePages::new(bytes)?))
+    }
+
     fn transfer_piece(&self) -> u64 {
-        if self.shared.address.protocol() == "na+sm" { PIECE_COPIED } else { PIECE }
+        if self.shared.is_shared_memory() { PIECE_COPIED } else { PIECE }
     }
 
     fn stop_accepting(&self) {

@@ -183,6 +183,9 @@ impl Move {
     fn set_off(self: &Arc<Self>, link: &MercuryLink) -> Result<(), TransferError> {
         let mut progress = self.progress.lock();
         let Some(transfer) = progress.transfer.take() else { return Ok(()) };
+        if let Some(shared) = link.shared.upgrade() {
+            shared.stir();
+        }
         if !progress.cancelled && !transfer.local.is_empty() {
             let (way, parts) = self.way(link, &transfer)?;
             progress.way = Some(way);
