@@ -180,7 +180,7 @@ fn argobots_bindings(library: &Library) -> bindgen::Builder {
     bindings_over(std::slice::from_ref(library))
         .header_contents("argobots.h", "#include <abt.h>")
         .allowlist_function("ABT_(init|finalize|initialized|error_get_str)")
-        .allowlist_function("ABT_xstream_(create_basic|free)")
+        .allowlist_function("ABT_xstream_(create_basic|free|set_cpubind)")
         .allowlist_function("ABT_pool_(create_basic|free|get_access)")
         .allowlist_function("ABT_(task|thread)_create")
         .allowlist_function("ABT_thread_(free|revive|get_state|yield)")

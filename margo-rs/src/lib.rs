@@ -51,8 +51,9 @@ pub use buffer::{Buffer, Payload};
 pub use client::{Call, ConnectionId, Endpoint, Lookup, ProviderHandle, RawCall, Standing};
 pub use codec::HgString;
 pub use config::{
-    AddressFormat, AuthKey, ChecksumLevel, Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig, ProgressMode,
-    TrafficClass,
+    AddressFormat, ArgobotsConfig, ArgobotsPoolConfig, AuthKey, ChecksumLevel, Config, ConfigError, LimitsConfig,
+    MercuryConfig, PoolAccess, PoolConfig, PoolKind, PoolName, ProgressMode, SchedulerConfig, SchedulerKind,
+    TrafficClass, XstreamConfig,
 };
 pub use engine::{
     Builder, Engine, Load, Progress, REQUEST_HEADER, RESPONSE_HEADER, Shutdown, Sleep, Timer, Wait, may_block,

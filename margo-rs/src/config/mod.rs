@@ -1,14 +1,20 @@
 //! Configuration as JSON: Margo's keys where they have a meaning here, and keys of our own for the rest.
 
+mod argobots;
 mod error;
 mod limits;
 mod mercury;
 mod secret;
 
+pub use self::argobots::{
+    ArgobotsConfig, ArgobotsPoolConfig, PoolAccess, PoolKind, PoolName, SchedulerConfig, SchedulerKind, XstreamConfig,
+};
 pub use self::error::ConfigError;
 pub use self::limits::LimitsConfig;
 pub use self::mercury::{AddressFormat, ChecksumLevel, MercuryConfig, TrafficClass};
 pub use self::secret::AuthKey;
+
+pub(crate) use self::argobots::PRIMARY;
 
 use crate::engine::Progress;
 use serde::{Deserialize, Serialize};
@@ -29,12 +35,14 @@ const SPINDOWN_MAX: f64 = 60_000.0;
 /// | `use_progress_thread` | `true`, as it always is here |
 /// | `progress` | `"adaptive"`, `"busy"` or `"park"`: [`Progress`] |
 /// | `progress_spindown_msec` | for how long `adaptive` looks before it parks, in milliseconds, fractions allowed |
-/// | `pools` | further pools: `[{"name": "heavy", "threads": 2}]`, as [`Builder::pool`](crate::Builder::pool); those of Argobots are made in code |
+/// | `pools` | further pools: `[{"name": "heavy", "threads": 2}]`, as [`Builder::pool`](crate::Builder::pool) |
+/// | `argobots` | pools of Argobots: [`ArgobotsConfig`] |
+/// | `rpc_pool` | the pool where handlers run that name none, as [`Builder::rpc_pool`](crate::Builder::rpc_pool): its name, or its place in the list of those of `argobots` |
 /// | `limits` | [`LimitsConfig`] |
 /// | `same_node` | [`Builder::same_node`](crate::Builder::same_node) |
 ///
 /// Any other key is an error that names it, as is one of the wrong type or out of range. Keys of Margo that have no
-/// meaning here are unknown: `argobots`, `progress_pool`, `rpc_pool`, `progress_timeout_ub_msec`, `handle_cache_size`,
+/// meaning here are unknown: `progress_pool`, `progress_timeout_ub_msec`, `handle_cache_size`,
 /// `enable_abt_profiling`, `monitoring`, `plumber`.
 ///
 /// A service that has a configuration of its own can make this a part of it, by serde. Printed, it is JSON again; an
@@ -73,6 +81,12 @@ pub struct Config {
     /// Pools besides the default one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pools: Option<Vec<PoolConfig>>,
+    /// Pools of Argobots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub argobots: Option<ArgobotsConfig>,
+    /// The pool where handlers run that name none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rpc_pool: Option<PoolName>,
     /// What peers may make the engine hold, and for how long it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitsConfig>,
@@ -133,6 +147,14 @@ impl Config {
                 return Err(ConfigError::at("progress_spindown_msec", reason));
             }
         }
+        if let Some(argobots) = &self.argobots {
+            argobots.check()?;
+        }
+        if let Some(PoolName::Index(at)) = self.rpc_pool
+            && self.argobots.as_ref().is_none_or(|argobots| at >= argobots.pools.len())
+        {
+            return Err(ConfigError::at("rpc_pool", format!("argobots.pools has no pool at {at}")));
+        }
         for (at, pool) in self.pools.iter().flatten().enumerate() {
             if pool.threads == 0 {
                 let reason = "a pool needs a thread at least";
@@ -189,7 +211,8 @@ fn check_sections(json: &Value) -> Result<(), ConfigError> {
     let pools = sections.get("pools").and_then(Value::as_array).into_iter().flatten();
     let pools = pools.enumerate().map(|(at, pool)| (format!("pools[{at}]"), pool));
     let named = ["mercury", "limits"].into_iter().filter_map(|key| Some((key.to_owned(), sections.get(key)?)));
-    match named.chain(pools).find(|(_, section)| section.is_array()) {
+    let argobots = sections.get("argobots").map(ArgobotsConfig::objects).unwrap_or_default();
+    match named.chain(pools).chain(argobots).find(|(_, section)| section.is_array()) {
         Some((key, _)) => Err(ConfigError::at(&key, "expected an object, not a list")),
         None => Ok(()),
     }

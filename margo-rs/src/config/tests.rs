@@ -74,7 +74,30 @@ fn what_is_wrong_is_named() {
         (r#"{"mercury": {"input_eager_size": 4080}}"#, "mercury.input_eager_size"),
         (r#"{"mercury": {"stats": true, "stats": true}}"#, "mercury"),
         (r#"{"mercury": []}"#, "mercury"),
-        (r#"{"argobots": {}}"#, "argobots"),
+        (r#"{"argobots": []}"#, "argobots"),
+        (r#"{"argobots": {"abt_thread_stacksize": 65536}}"#, "argobots.abt_thread_stacksize"),
+        (r#"{"argobots": {"pools": [["p", "fifo", "mpmc"]]}}"#, "argobots.pools[0]"),
+        (r#"{"argobots": {"pools": [{"name": "p", "kind": "prio_wait"}]}}"#, "argobots.pools[0].kind"),
+        (r#"{"argobots": {"pools": [{"name": "p", "access": "spsc"}]}}"#, "argobots.pools[0].access"),
+        (r#"{"argobots": {"pools": [{"name": "p"}]}}"#, "argobots.pools[0].name"),
+        (r#"{"argobots": {"pools": [{"name": "__primary__"}]}}"#, "argobots.pools[0].name"),
+        (
+            r#"{"argobots": {"pools": [{"name": "p"}, {"name": "p"}], "xstreams": [{"scheduler": {"pools": ["p"]}}]}}"#,
+            "argobots.pools[1].name",
+        ),
+        (r#"{"argobots": {"xstreams": [{"scheduler": {"pools": ["q"]}}]}}"#, "argobots.xstreams[0].scheduler.pools"),
+        (r#"{"argobots": {"xstreams": [{"scheduler": {"pools": []}}]}}"#, "argobots.xstreams[0].scheduler.pools"),
+        (r#"{"argobots": {"xstreams": [{"scheduler": ["basic", []]}]}}"#, "argobots.xstreams[0].scheduler"),
+        (
+            r#"{"argobots": {"xstreams": [{"scheduler": {"type": "own", "pools": [0]}}]}}"#,
+            "argobots.xstreams[0].scheduler.type",
+        ),
+        (
+            r#"{"argobots": {"xstreams": [{"affinity": [0], "scheduler": {"pools": [0]}}]}}"#,
+            "argobots.xstreams[0].affinity",
+        ),
+        (r#"{"rpc_pool": 0}"#, "rpc_pool"),
+        (r#"{"rpc_pool": {}}"#, "rpc_pool"),
         (r#"{"rpc_thread_count": -1}"#, "rpc_thread_count"),
         (r#"{"use_progress_thread": false}"#, "use_progress_thread"),
         (r#"{"progress": "fast"}"#, "progress"),
@@ -94,6 +117,39 @@ fn what_is_wrong_is_named() {
         let error = text.parse::<Config>().expect_err(text);
         assert_eq!(error.key(), None, "{text}: {error}");
     }
+}
+
+/// Pools of Argobots by Margo's keys, in the form in which they are shown.
+const POOLS: &str = r#"{
+    "pools": [
+        {"name": "heavy", "kind": "fifo_wait", "access": "mpmc"}, {"name": "busy", "kind": "fifo", "access": "mpmc"}
+    ],
+    "xstreams": [
+        {"name": "x0", "cpubind": 1, "scheduler": {"type": "basic_wait", "pools": ["heavy"]}},
+        {"name": "x1", "scheduler": {"type": "basic", "pools": [1]}},
+        {"scheduler": {"type": "default", "pools": ["heavy"]}}
+    ]
+}"#;
+
+#[test]
+fn pools_of_argobots_are_read_by_margos_keys_and_shown_again() {
+    let config: Config = format!(r#"{{"argobots": {POOLS}, "rpc_pool": "heavy"}}"#).parse().expect("it is right");
+    let argobots = config.argobots.as_ref().expect("there is a section");
+    let kinds = |pool| argobots.xstreams_of(pool).map(|xstream| xstream.scheduler.kind).collect::<Vec<_>>();
+    assert_eq!(kinds(0), [SchedulerKind::BasicWait, SchedulerKind::Default]);
+    assert_eq!(kinds(1), [SchedulerKind::Basic]);
+    let shown: serde_json::Value = serde_json::from_str(&config.to_string()).expect("JSON");
+    assert_eq!(shown["argobots"], serde_json::from_str::<serde_json::Value>(POOLS).expect("JSON"));
+    assert_eq!(shown["rpc_pool"], "heavy");
+}
+
+#[test]
+fn what_is_left_out_of_an_argobots_pool_is_as_margo_has_it() {
+    let text = r#"{"argobots": {"pools": [{"name": "p"}], "xstreams": [{"scheduler": {"pools": ["p"]}}]}}"#;
+    let config: Config = text.parse().expect("it is right");
+    let argobots = config.argobots.expect("there is a section");
+    assert_eq!((argobots.pools[0].kind, argobots.pools[0].access), (PoolKind::FifoWait, PoolAccess::Mpmc));
+    assert_eq!(argobots.xstreams[0].scheduler.kind, SchedulerKind::BasicWait);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
 use crate::address::Address;
 use crate::bulk::Regions;
-use crate::config::{Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig};
+use crate::config::{ArgobotsConfig, Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig, PoolName};
 use crate::error::ListenError;
 use crate::exec::{Pool, Pools};
 use crate::limits::Limits;
@@ -34,6 +34,9 @@ pub struct Builder {
     runtime: Option<tokio::runtime::Handle>,
     rpc_pool: Option<Pool>,
     pools: Vec<Pool>,
+    argobots: Option<ArgobotsConfig>,
+    /// The default pool, by the configuration's word for it.
+    rpc_pool_name: Option<PoolName>,
     same_node: bool,
     mercury: Option<MercuryConfig>,
     #[cfg(mercury)]
@@ -52,6 +55,8 @@ impl Builder {
             runtime: None,
             rpc_pool: None,
             pools: Vec::new(),
+            argobots: None,
+            rpc_pool_name: None,
             same_node: true,
             mercury: None,
             #[cfg(mercury)]
@@ -77,6 +82,8 @@ impl Builder {
         self.rpc_threads = config.rpc_thread_count.filter(|threads| *threads > 0).or(self.rpc_threads);
         let pools = config.pools.into_iter().flatten();
         self.pools.extend(pools.map(|pool| Pool::with_threads(&pool.name, pool.threads)));
+        self.argobots = config.argobots.or(self.argobots);
+        self.rpc_pool_name = config.rpc_pool.or(self.rpc_pool_name);
         self.same_node = config.same_node.unwrap_or(self.same_node);
         self.mercury = config.mercury.or(self.mercury);
         self
@@ -186,10 +193,10 @@ impl Builder {
     ///
     /// # Errors
     /// See [`Engine::listen`]; also a pool that is named twice.
-    pub async fn listen(self) -> Result<Engine, ListenError> {
+    pub async fn listen(mut self) -> Result<Engine, ListenError> {
         let address: Address = self.address.parse()?;
         transport::check_protocol(&address)?;
-        let default = self.default_pool();
+        let default = self.make_pools()?;
         if transport::is_literal(&address) || address.location().is_empty() {
             return self.start(address, true, default);
         }
@@ -200,11 +207,34 @@ impl Builder {
     ///
     /// # Errors
     /// See [`Engine::connect`]; also a pool that is named twice.
-    pub fn connect(self) -> Result<Engine, ListenError> {
+    pub fn connect(mut self) -> Result<Engine, ListenError> {
         let address: Address = self.address.parse()?;
         transport::check_protocol(&address)?;
-        let default = self.default_pool();
+        let default = self.make_pools()?;
         self.start(address, false, default)
+    }
+
+    /// Starts the pools that the configuration wants of Argobots, and chooses the default one.
+    fn make_pools(&mut self) -> Result<Pool, ListenError> {
+        self.check_config()?;
+        let refused = |reason: String| ListenError::Option(reason);
+        if let Some(section) = &self.argobots {
+            self.pools.extend(Pool::configured(section).map_err(|error| refused(error.to_string()))?);
+        }
+        let Some(wanted) = self.rpc_pool_name.as_ref().filter(|_| self.rpc_pool.is_none()) else {
+            return Ok(self.default_pool());
+        };
+        let name = match wanted {
+            PoolName::Name(name) => Some(name.as_str()),
+            PoolName::Index(at) => {
+                self.argobots.as_ref().and_then(|section| section.pools.get(*at)).map(|pool| pool.name.as_str())
+            }
+        };
+        if name == Some(Pools::PRIMARY) {
+            return Ok(self.default_pool());
+        }
+        let found = self.pools.iter().find(|pool| Some(pool.name()) == name).cloned();
+        found.ok_or_else(|| refused(format!("rpc_pool {wanted} is no pool of this engine")))
     }
 
     fn default_pool(&self) -> Pool {
@@ -239,6 +269,8 @@ impl Builder {
         config.rpc_thread_count = self.rpc_threads;
         let threads = |pool: &Pool| Some(PoolConfig::new(pool.name(), pool.threads()?));
         config.pools = Some(self.pools.iter().filter_map(threads).collect());
+        config.argobots = self.argobots;
+        config.rpc_pool = self.rpc_pool_name;
         config.use_progress_thread = Some(true);
         config.same_node = Some(self.same_node);
         let named = self.pools.into_iter().chain(self.rpc_pool).collect();

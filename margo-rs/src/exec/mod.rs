@@ -7,6 +7,9 @@ mod argobots;
 #[cfg(argobots)]
 pub(crate) use self::argobots::{Suspension, is_in_task, may_suspend};
 
+use crate::config::{ArgobotsConfig, PRIMARY};
+#[cfg(argobots)]
+use crate::config::{ArgobotsPoolConfig, XstreamConfig};
 use crate::error::{ListenError, PoolError};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -100,6 +103,31 @@ impl Pool {
         {
             let _ = xstreams;
             Err(PoolError::NotLinked { name })
+        }
+    }
+
+    /// The pools of a configuration's `argobots` section, in its order.
+    ///
+    /// # Errors
+    /// As of [`Pool::argobots`].
+    pub(crate) fn configured(section: &ArgobotsConfig) -> Result<Vec<Self>, PoolError> {
+        #[cfg(argobots)]
+        {
+            let start = |(at, pool): (usize, &ArgobotsPoolConfig)| {
+                let stream = |xstream: &XstreamConfig| argobots::Stream {
+                    scheduler: xstream.scheduler.kind,
+                    processor: xstream.cpubind,
+                };
+                let streams: Vec<_> = section.xstreams_of(at).map(stream).collect();
+                let kind = Kind::Argobots(argobots::ArgobotsPool::start_as(&pool.name, pool.kind, &streams)?);
+                Ok(Self(Arc::new(Inner { name: pool.name.clone(), kind })))
+            };
+            section.pools.iter().enumerate().map(start).collect()
+        }
+        #[cfg(not(argobots))]
+        match section.pools.first() {
+            Some(pool) => Err(PoolError::NotLinked { name: pool.name.clone() }),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -335,7 +363,7 @@ pub(crate) struct Pools {
 
 impl Pools {
     /// The name of the pool that every engine has, as in Margo.
-    pub(crate) const PRIMARY: &'static str = "__primary__";
+    pub(crate) const PRIMARY: &'static str = PRIMARY;
 
     /// # Errors
     /// A name is used twice, or is that of the default pool.

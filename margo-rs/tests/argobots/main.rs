@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(argobots)]
+mod configured;
+#[cfg(argobots)]
 mod embedding;
 #[cfg(argobots)]
 mod handlers;
@@ -21,6 +23,10 @@ fn without_argobots_a_pool_is_refused_with_what_to_install() {
     // SAFETY: without Argobots the pointer is not looked at.
     let error = unsafe { margo_rs::Pool::from_raw("theirs", std::ptr::null_mut(), 1) }.unwrap_err().to_string();
     assert!(error.contains("theirs") && error.contains("argobots.pc"), "{error}");
+    let wanted = r#"{"argobots": {"pools": [{"name": "site"}], "xstreams": [{"scheduler": {"pools": ["site"]}}]}}"#;
+    let builder = margo_rs::Engine::builder("native+tcp://127.0.0.1").config_json(wanted).expect("it is right");
+    let error = margo_rs::Wait::wait(builder.listen()).unwrap_err().to_string();
+    assert!(error.contains("site") && error.contains("argobots.pc"), "{error}");
 }
 
 #[cfg(argobots)]

@@ -29,6 +29,7 @@ use self::gate::Gate;
 use self::runtime::Session;
 use self::task::{Task, Tasks};
 use self::worker::Blocking;
+use crate::config::{PoolKind, SchedulerKind};
 use crate::error::PoolError;
 use mochi_sys::argobots as abt;
 use parking_lot::Mutex;
@@ -62,6 +63,14 @@ pub(crate) struct Core {
     blocking: Blocking,
     ending: AtomicBool,
     ended: Mutex<Ended>,
+}
+
+/// An execution stream to be made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stream {
+    pub(crate) scheduler: SchedulerKind,
+    /// The processor to stay on.
+    pub(crate) processor: Option<u16>,
 }
 
 /// One of Argobots' pools.
@@ -124,11 +133,16 @@ fn log_panic(pool: &str, panic: &(dyn Any + Send)) {
 impl ArgobotsPool {
     /// A pool with execution streams of its own; at least one.
     pub(crate) fn start(name: &str, xstreams: usize) -> Result<Self, PoolError> {
+        Self::start_as(name, PoolKind::default(), &vec![Stream::default(); xstreams.max(1)])
+    }
+
+    /// A pool of that kind with these execution streams, of which there is one.
+    pub(crate) fn start_as(name: &str, kind: PoolKind, streams: &[Stream]) -> Result<Self, PoolError> {
         let session = Session::begin()?;
         let mut own = Own { xstreams: Vec::new(), session };
         let mut lanes = Vec::new();
-        for _ in 0..xstreams.max(1) {
-            if let Err(error) = add_lane(&mut lanes, &mut own.xstreams) {
+        for stream in streams {
+            if let Err(error) = add_lane(&mut lanes, &mut own.xstreams, kind, *stream) {
                 own.free(lanes.iter().map(|lane| lane.pool));
                 return Err(error);
             }
@@ -212,9 +226,25 @@ pub(crate) unsafe fn in_ult<T>(work: impl FnOnce() -> T) -> T {
 }
 
 /// One more execution stream with its pool.
-fn add_lane(lanes: &mut Vec<Lane>, xstreams: &mut Vec<AbtXstream>) -> Result<(), PoolError> {
+fn add_lane(
+    lanes: &mut Vec<Lane>,
+    xstreams: &mut Vec<AbtXstream>,
+    kind: PoolKind,
+    stream: Stream,
+) -> Result<(), PoolError> {
     let mut pool = ptr::null_mut();
-    let (kind, access) = (abt::ABT_POOL_FIFO_WAIT, abt::ABT_POOL_ACCESS_MPMC);
+    let access = abt::ABT_POOL_ACCESS_MPMC;
+    let kind = match kind {
+        PoolKind::Fifo => abt::ABT_POOL_FIFO,
+        PoolKind::FifoWait => abt::ABT_POOL_FIFO_WAIT,
+    };
+    let scheduler = match stream.scheduler {
+        SchedulerKind::Default => abt::ABT_SCHED_DEFAULT,
+        SchedulerKind::Basic => abt::ABT_SCHED_BASIC,
+        SchedulerKind::Prio => abt::ABT_SCHED_PRIO,
+        SchedulerKind::Randws => abt::ABT_SCHED_RANDWS,
+        SchedulerKind::BasicWait => abt::ABT_SCHED_BASIC_WAIT,
+    };
     // SAFETY: Argobots is initialised, by the session; `pool` can be written.
     let code = unsafe { abt::ABT_pool_create_basic(kind, access, abt::ABT_FALSE as abt::ABT_bool, &mut pool) };
     call("create a pool", code)?;
@@ -222,12 +252,16 @@ fn add_lane(lanes: &mut Vec<Lane>, xstreams: &mut Vec<AbtXstream>) -> Result<(),
     lanes.push(Lane { pool: AbtPool(pool), load: AtomicUsize::new(0) });
     let mut xstream = ptr::null_mut();
     // SAFETY: as above; one pool is given, and its number with it.
-    let code = unsafe {
-        abt::ABT_xstream_create_basic(abt::ABT_SCHED_BASIC_WAIT, 1, &mut pool, ptr::null_mut(), &mut xstream)
-    };
+    let code = unsafe { abt::ABT_xstream_create_basic(scheduler, 1, &mut pool, ptr::null_mut(), &mut xstream) };
     call("create an execution stream", code)?;
     xstreams.push(AbtXstream(xstream));
-    Ok(())
+    match stream.processor {
+        // SAFETY: the stream is alive.
+        Some(processor) => call("bind an execution stream to a processor", unsafe {
+            abt::ABT_xstream_set_cpubind(xstream, processor.into())
+        }),
+        None => Ok(()),
+    }
 }
 
 impl Own {
