@@ -159,6 +159,10 @@ struct Options {
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     progress: Waiting,
 
+    /// Where the server runs handlers
+    #[arg(long, value_enum, default_value_t = Handlers::Primary)]
+    handlers: Handlers,
+
     /// Measure authenticated sessions instead: sealed calls next to plain ones, handshakes, many clients
     #[arg(long, value_enum, value_name = "MECHANISM", num_args = 0..=1, default_missing_value = "key")]
     auth: Option<Mechanism>,
@@ -228,6 +232,33 @@ impl Options {
             false => Filter::any(&self.cases, case),
         };
         named && (self.all || case.sealed == self.auth.is_some())
+    }
+}
+
+/// Where a server runs handlers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Handlers {
+    /// In the default pool, which leaves short ones to the thread that makes progress
+    Primary,
+    /// In an Argobots pool with an execution stream of its own; Margo's on such a stream, too
+    Argobots,
+}
+
+impl Handlers {
+    fn name(self) -> &'static str {
+        match self {
+            Handlers::Primary => "primary",
+            Handlers::Argobots => "argobots",
+        }
+    }
+
+    /// Execution streams besides the one that makes progress.
+    fn xstreams(self) -> usize {
+        match self {
+            Handlers::Primary => 0,
+            Handlers::Argobots => 1,
+        }
     }
 }
 

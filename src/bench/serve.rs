@@ -8,14 +8,14 @@ use std::sync::Mutex;
 
 use margo_rs::bulk::{BulkDescriptor, Memory, Permission, Region};
 use margo_rs::codec::Blob;
-use margo_rs::{Engine, Rpc};
+use margo_rs::{Engine, Pool, Rpc};
 use mochi_auth::AuthServer;
 use mochi_rs::program::{self, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::calls::auth::{self, Mechanism};
 use super::target::{SAME_NODE, listen_address};
-use super::{Waiting, machine, process};
+use super::{Handlers, Waiting, machine, process};
 
 pub(super) const ECHO: Rpc<Blob, Blob> = Rpc::new("bench_echo");
 /// Has the server expose so many bytes: a vector if `true`, else memory of the engine's.
@@ -56,6 +56,10 @@ pub(super) struct Arguments {
     /// How to wait
     #[arg(long, value_enum, default_value_t = Waiting::Adaptive)]
     progress: Waiting,
+
+    /// Where handlers run
+    #[arg(long, value_enum, default_value_t = Handlers::Primary)]
+    handlers: Handlers,
 
     /// Processor to stay on
     #[arg(long, value_name = "PROCESSOR")]
@@ -102,8 +106,11 @@ async fn start(arguments: &Arguments) -> Outcome<Server> {
     }
     let address = listen_address(&arguments.address)?;
     let same_node = arguments.address == SAME_NODE;
-    let engine =
-        Engine::builder(&address).progress(arguments.progress.progress()).same_node(same_node).listen().await?;
+    let mut builder = Engine::builder(&address).progress(arguments.progress.progress()).same_node(same_node);
+    if arguments.handlers.xstreams() > 0 {
+        builder = builder.rpc_pool(Pool::argobots("bench", arguments.handlers.xstreams())?);
+    }
+    let engine = builder.listen().await?;
     engine.register(ECHO, |_request, payload| async move { Ok(payload) })?;
     expose_on_request(&engine)?;
     let auth = match arguments.auth {

@@ -27,6 +27,7 @@ impl Target {
             return Ok(Self { own: None, address: address.clone() });
         }
         let mut arguments = vec![setup.transport.to_owned(), format!("--progress={}", options.progress.name())];
+        arguments.push(format!("--handlers={}", options.handlers.name()));
         arguments.extend(options.pin.map(|pins| format!("--pin={}", pins.server)));
         if let Some(mechanism) = setup.auth {
             arguments.push(format!("--auth={}", mechanism.name()));

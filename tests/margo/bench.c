@@ -1,7 +1,8 @@
 /* What C Margo takes for what `mochi bench` measures: an echo and bulk transfers, as a service in C would have them.
  *
- *   bench serve PROTOCOL PROGRESS CPU
- *       prints its address and serves until its standard input ends
+ *   bench serve PROTOCOL PROGRESS CPU XSTREAMS
+ *       prints its address and serves until its standard input ends; its handlers run on so many
+ *       execution streams of their own, or with 0 on the one that makes progress
  *   bench call ADDRESS PROTOCOL PROGRESS CPU CASE SIZE COUNT WARMUP SECONDS
  *       PROTOCOL is where it would listen itself, CASE is echo, pull or push; SIZE bytes each, COUNT
  *       at a time
@@ -80,15 +81,19 @@ static void stay_on(int cpu)
         fail("cannot stay on that processor");
 }
 
-static margo_instance_id start(const char *address, int mode, const char *progress, int cpu)
+static margo_instance_id start(const char *address, int mode, const char *progress, int cpu, int xstreams)
 {
     struct margo_init_info info = {0};
+    const char *waiting = "";
+    char json[256];
     stay_on(cpu);
     margo_set_environment(NULL);
     if (strcmp(progress, "busy") == 0)
-        info.json_config = "{\"mercury\": {\"na_no_block\": true}, \"progress_timeout_ub_msec\": 0}";
+        waiting = ", \"mercury\": {\"na_no_block\": true}, \"progress_timeout_ub_msec\": 0";
     else if (strcmp(progress, "park") == 0)
-        info.json_config = "{\"progress_spindown_msec\": 0}";
+        waiting = ", \"progress_spindown_msec\": 0";
+    snprintf(json, sizeof json, "{\"rpc_thread_count\": %d%s}", xstreams, waiting);
+    info.json_config = json;
     margo_instance_id mid = margo_init_ext(address, mode, &info);
     if (mid == MARGO_INSTANCE_NULL)
         fail("Margo does not start");
@@ -145,7 +150,7 @@ static void *watch(void *unused)
     _exit(0);
 }
 
-static int serve(const char *protocol, const char *progress, int cpu)
+static int serve(const char *protocol, const char *progress, int cpu, int xstreams)
 {
     pthread_t watcher;
     char address[1024];
@@ -153,7 +158,7 @@ static int serve(const char *protocol, const char *progress, int cpu)
     hg_addr_t self;
     if (pthread_create(&watcher, NULL, watch, NULL) != 0)
         fail("no thread");
-    margo_instance_id mid = start(protocol, MARGO_SERVER_MODE, progress, cpu);
+    margo_instance_id mid = start(protocol, MARGO_SERVER_MODE, progress, cpu, xstreams);
     MARGO_REGISTER(mid, "bench_echo", blob_t, blob_t, echo_ult);
     MARGO_REGISTER(mid, "bench_region", region_in_t, region_out_t, region_ult);
     must(margo_addr_self(mid, &self), "its address");
@@ -265,7 +270,7 @@ static int call(char **argv)
     const char *address = argv[0], *kind = argv[4];
     unsigned count = (unsigned) strtoul(argv[6], NULL, 10);
     uint64_t warmup = (uint64_t) (strtod(argv[7], NULL) * 1e9), duration = (uint64_t) (strtod(argv[8], NULL) * 1e9);
-    job.mid = start(argv[1], MARGO_CLIENT_MODE, argv[2], atoi(argv[3]));
+    job.mid = start(argv[1], MARGO_CLIENT_MODE, argv[2], atoi(argv[3]), 0);
     job.size = strtoul(argv[5], NULL, 10);
     job.times = malloc(TIMES * sizeof *job.times);
     if (job.times == NULL || job.size > SIZE_MAX_OURS)
@@ -313,8 +318,8 @@ static int call(char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 5 && strcmp(argv[1], "serve") == 0)
-        return serve(argv[2], argv[3], atoi(argv[4]));
+    if (argc == 6 && strcmp(argv[1], "serve") == 0)
+        return serve(argv[2], argv[3], atoi(argv[4]), atoi(argv[5]));
     if (argc == 11 && strcmp(argv[1], "call") == 0)
         return call(argv + 2);
     fprintf(stderr, "usage: see the comment at the top of the source\n");

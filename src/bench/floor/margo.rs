@@ -86,7 +86,7 @@ impl Margo {
         };
         let mut serve = self.command("serve");
         let protocol = listen_address(setup.transport)?;
-        serve.args([&protocol, progress, &server]);
+        serve.args([&protocol, progress, &server, &options.handlers.xstreams().to_string()]);
         let mut server = Server::spawn(&mut serve)?;
         let kind = match case.kind {
             Kind::Pull => "pull",

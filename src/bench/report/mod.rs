@@ -10,7 +10,7 @@ use self::number::{Bytes, Micros, Short};
 use super::calls::Mechanism;
 use super::case::{Aspect, Case, Kind};
 use super::machine::{Machine, Pins};
-use super::{Options, Waiting};
+use super::{Handlers, Options, Waiting};
 
 /// All that one run found.
 #[derive(Serialize)]
@@ -20,6 +20,7 @@ pub(super) struct Report {
     /// The address of a server that was there before, maybe on another host.
     server: Option<String>,
     progress: Waiting,
+    handlers: Handlers,
     /// Of sessions, if there were any.
     mechanism: Option<Mechanism>,
     pin: Option<Pins>,
@@ -65,6 +66,7 @@ impl Report {
             machine,
             server: options.server.clone(),
             progress: options.progress,
+            handlers: options.handlers,
             mechanism: sealed.then(|| options.auth.unwrap_or(Mechanism::Key)),
             pin: options.pin,
             duration_s: options.duration.as_secs_f64(),
@@ -84,6 +86,9 @@ impl Report {
             format!("{} s a case in {} rounds, progress {}", self.duration_s, self.rounds, self.progress.name());
         if let Some(Pins { client, server }) = self.pin {
             text += &format!(", client on processor {client}, server on {server}");
+        }
+        if self.handlers != Handlers::Primary {
+            text += &format!(", handlers {}", self.handlers.name());
         }
         if let Some(mechanism) = self.mechanism {
             text += &format!(", sessions by {}", mechanism.name());
