@@ -130,11 +130,15 @@ fn include_paths(libraries: &[Library]) -> impl Iterator<Item = &PathBuf> {
     libraries.iter().flat_map(|library| &library.include_paths)
 }
 
-/// Where the loader has to look besides its own directories, which pkg-config leaves out.
+/// Where the loader has to look besides its own directories, which pkg-config leaves out. In the order of the libraries:
+/// Argobots may be in a directory with another Mercury.
 fn library_directories(libraries: &[Library]) -> Vec<PathBuf> {
-    let mut directories: Vec<PathBuf> = libraries.iter().flat_map(|library| library.link_paths.clone()).collect();
-    directories.sort();
-    directories.dedup();
+    let mut directories: Vec<PathBuf> = Vec::new();
+    for directory in libraries.iter().flat_map(|library| &library.link_paths) {
+        if !directories.contains(directory) {
+            directories.push(directory.clone());
+        }
+    }
     directories
 }
 
