@@ -32,11 +32,12 @@ pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
     Ok(found.iter().map(|found| Address::new(address.protocol(), found.location())).collect())
 }
 
-/// Why IPv6 is refused: requests name their sender by its address, and Mercury's libfabric plugin leaves out the family when
-/// it reads an IPv6 one back, so that the receiver drops the request (seen with 2.4.1). It takes `::1` for no address at
-/// all.
-const NO_IPV6: &str =
-    "requests do not arrive over Mercury with IPv6; name an IPv4 address or interface, or use native+tcp";
+/// Why IPv6 is refused: requests over `ofi+tcp` name their sender by its address in front of the message. Mercury's libfabric
+/// plugin reads an IPv6 one back without its family (2.2.0 to 2.4.1; mercury-hpc/mercury#858 has a fix), and libfabric
+/// takes no such address, so that the receiver drops the request before anybody above the plugin sees it. The plugin
+/// also takes `::1` for no address at all.
+const NO_IPV6: &str = "Mercury drops requests from IPv6 addresses, which it cannot read back; name an IPv4 address or interface, or use \
+     native+tcp";
 
 /// What a client starts Mercury with: on the loopback for a server there, and else on the interface that the plugin
 /// chooses.
