@@ -9,7 +9,7 @@
 //! 40 u16 provider id   42 u16 zero     44 u32 body length      48 body   48+n 16 tag
 //! ```
 //!
-//! The tag covers the whole header. Type, flags, provider, body length and RPC id are [associated data](Header::associated);
+//! The tag covers the whole header. Type, flags, provider, body length and RPC id are associated data;
 //! the number is in the nonce, the epoch picks the key, the session's id is in the transcript that the keys come from, and
 //! the rest is constant.
 

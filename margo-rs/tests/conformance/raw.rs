@@ -90,6 +90,8 @@ fn a_connection_made_anew_has_another_name(setup: Setup) {
     }
     let pair = setup.pair();
     let first = pair.to.connection().expect("it was looked up");
+    let standing = pair.to.standing().expect("it was looked up");
+    assert!(standing.id() == first && standing.holds());
     assert_eq!(pair.to.call(SUM, &(1, 1)).wait().unwrap(), 2);
     assert_eq!(pair.to.connection(), Some(first));
     let address = pair.server.address().clone();
@@ -99,6 +101,7 @@ fn a_connection_made_anew_has_another_name(setup: Setup) {
         with_handlers(Engine::builder(&address).progress(setup.progress).rpc_threads(1).listen().wait().unwrap());
     assert_eq!(pair.to.call(SUM, &(1, 1)).wait().unwrap(), 2);
     assert!(pair.to.connection().is_some_and(|now| now != first));
+    assert!(!standing.holds(), "another connection");
     drop(again);
 }
 
