@@ -1,5 +1,6 @@
 //! One connection: handshake, reading, writing, closing.
 
+mod handshake;
 mod lending;
 mod receiving;
 mod sending;
@@ -7,22 +8,21 @@ mod sending;
 use self::lending::{Copying, DataWay};
 use self::receiving::Up;
 use super::super::PeerCredentials;
-use super::super::intake::Intake;
 use super::super::pace::Pace;
-use super::super::same_node::{Door, Offer};
+use super::super::same_node::Offer;
 use super::Shared;
 use super::credentials;
 use super::loan::borrower::Borrowed;
 use super::loan::lender::Lender;
-use super::ring::{self, Bell, Consumer, Producer, Words};
+use super::ring::{self, Bell, Producer, Words};
 use super::segment::Segment;
-use super::socket::{self, Drained, Socket};
+use super::socket::Socket;
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
-use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{Backlog, EXTRA_LEN, FRAME_MAX, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob};
+use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents};
+use crate::wire::{Backlog, FRAME_MAX, Outbound, RequestHead, Transfers, WriteJob};
 use parking_lot::Mutex;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -276,148 +276,6 @@ impl Connection {
     /// The shared memory, for whoever looks at it all the time.
     pub(super) fn lane(&self) -> Option<Arc<Lane>> {
         self.outbox.lock().writer.as_ref().map(|writer| writer.lane.clone())
-    }
-
-    /// Connects and says hello. `false` if the server's queue is full: try again a little later.
-    ///
-    /// # Errors
-    /// Nobody listens there, or somebody else than the address says.
-    pub(super) fn try_connect(&self, shared: &Shared) -> Result<bool, ConnectError> {
-        let unreachable =
-            |error: io::Error| ConnectError::Unreachable { address: self.peer.clone(), source: Arc::new(error) };
-        let Some(Target { at, uid, offer }) = &self.to else { return Ok(true) };
-        let socket = match socket::connect(at) {
-            Ok(socket) => socket,
-            Err(Errno::AGAIN) => return Ok(false),
-            Err(Errno::NOENT) => {
-                let path = at.path_bytes().map(String::from_utf8_lossy).unwrap_or_default();
-                let reason = format!("no server of this name on this node ({path} is not there)");
-                return Err(unreachable(io::Error::new(io::ErrorKind::NotFound, reason)));
-            }
-            Err(error) => return Err(unreachable(error.into())),
-        };
-        let (credentials, _) = credentials::of(&socket).map_err(|error| unreachable(error.into()))?;
-        if credentials.uid != *uid {
-            let reason = format!("uid {} listens there, not uid {uid} as the address says", credentials.uid);
-            return Err(ConnectError::Handshake { address: self.peer.clone(), reason });
-        }
-        let _ = self.credentials.set(credentials);
-        self.socket.set(socket);
-        if self.phase.compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire).is_err()
-        {
-            self.socket.close();
-            return Ok(true);
-        }
-        self.greet(shared, offer.as_ref().map_or([0; EXTRA_LEN], Offer::ask_bytes)).map_err(unreachable)?;
-        Ok(true)
-    }
-
-    /// Sends our hello and our segment.
-    fn greet(&self, shared: &Shared, extra: [u8; EXTRA_LEN]) -> io::Result<()> {
-        let (segment, file) = Segment::create(RING)?;
-        self.outbox.lock().own = Some(Arc::new(segment));
-        Ok(self.socket.send_greeting(&shared.hello(extra).encode(), &file)?)
-    }
-
-    /// Takes notice of readiness of the socket. Called by the polling thread only. `true` if there may be more.
-    pub(super) fn handle_ready(&self, hangup: bool) -> bool {
-        if self.phase.load(Ordering::Acquire) == phase::GREETING {
-            match self.socket.receive_greeting() {
-                Ok(Some((hello, segment))) => {
-                    let result = Hello::decode(&hello)
-                        .map_err(|error| error.to_string())
-                        .and_then(|hello| self.come_up(&hello, segment));
-                    if let Err(reason) = result {
-                        self.refuse(reason);
-                    }
-                }
-                Ok(None) => self.refuse("it says something else than hello".to_owned()),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::CONNRESET) => self.refuse(CLOSED_BY_PEER.to_owned()),
-                Err(error) => self.fail_connecting(error.into()),
-            }
-        }
-        if !self.is_up() {
-            return false;
-        }
-        let drained = match self.drain_socket() {
-            Ok(drained) => drained,
-            Err(what) => {
-                self.fail(&format!("{PROTOCOL_ERROR}: {what}"));
-                return false;
-            }
-        };
-        if hangup || drained == Drained::Closed {
-            self.hangup.store(true, Ordering::Release);
-        }
-        drained == Drained::More
-    }
-
-    /// The peer's hello and segment are here.
-    fn come_up(&self, hello: &Hello, segment: OwnedFd) -> Result<(), String> {
-        let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
-        let this = self.this.upgrade().ok_or("the connection was closed")?;
-        let peer = Arc::new(Segment::open(segment).map_err(|error| error.to_string())?);
-        if self.accepted {
-            let extra = match shared.door.get() {
-                Some(door) => self.enter(&**door, hello, this.clone())?,
-                None => [0; EXTRA_LEN],
-            };
-            self.greet(&shared, extra).map_err(|error| error.to_string())?;
-        } else if let Some(Target { offer: Some(offer), .. }) = &self.to
-            && !offer.is_answered_by(&hello.extra)
-        {
-            return Err("it is not the server that offered shared memory".to_owned());
-        }
-        let own = self.outbox.lock().own.take().ok_or("the connection was closed")?;
-        let lane = Arc::new(Lane {
-            bell: Bell::new(own.clone(), peer.clone()),
-            peer: peer.clone(),
-            position: AtomicU64::new(0),
-        });
-        let known = self.events.lock().clone();
-        let events = match known {
-            Some(events) => events,
-            None => {
-                let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
-                let events = acceptor.accept(this.clone());
-                *self.events.lock() = Some(events.clone());
-                events
-            }
-        };
-        let link: Arc<dyn Link> = this;
-        let mut outbox = self.outbox.lock();
-        outbox.queue.limit_frame(hello.max_frame);
-        outbox.writer = Some(Writer { producer: Producer::new(own.clone(), peer.clone()), lane: lane.clone() });
-        drop(outbox);
-        let inbound = Inbound::new(shared.inbound_limits(), shared.budget.clone());
-        let intake = Intake::new(events.clone(), shared.held());
-        *self.inbox.lock() = Inbox::Up(Up::new(Consumer::new(own, peer), lane, inbound, intake));
-        if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // Closed meanwhile, perhaps before it was known whom to tell.
-            self.clear_inbox();
-            self.outbox.lock().writer = None;
-            let untold = self.events.lock().take();
-            if let Some(events) = untold {
-                events.on_lost(&LinkError::Lost("closed during the handshake".to_owned()));
-            }
-            return Ok(());
-        }
-        let limits = PeerLimits {
-            max_in_flight: hello.max_in_flight,
-            max_message: hello.max_message,
-            max_bytes: hello.max_bytes,
-        };
-        events.on_up(&link, limits);
-        self.flush();
-        Ok(())
-    }
-
-    /// Lets the peer in if it brings an offer that stands. Returns what to answer.
-    fn enter(&self, door: &dyn Door, hello: &Hello, this: Arc<Self>) -> Result<[u8; EXTRA_LEN], String> {
-        let (answer, events) = door.enter(&hello.extra, this).ok_or("it was not invited")?;
-        *self.events.lock() = Some(events);
-        Ok(answer)
     }
 
     fn fail_connecting(&self, error: io::Error) {

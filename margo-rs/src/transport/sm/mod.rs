@@ -9,6 +9,7 @@
 //! (the *active* ones). A side that goes to sleep says so in its bell, and is woken through the socket. Links that are
 //! not in use are not looked at: their bell stays armed.
 
+mod accepting;
 mod active;
 mod connection;
 mod credentials;
@@ -16,6 +17,7 @@ mod loan;
 mod location;
 mod memory;
 mod patience;
+mod polling;
 mod ring;
 #[cfg(test)]
 mod ring_tests;
@@ -40,7 +42,6 @@ use crate::limits::Limits;
 use crate::warnings::Warnings;
 use crate::wire::{Backlog, Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
-use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::collections::HashMap;
 use std::fmt;
@@ -55,16 +56,8 @@ pub(crate) use self::location::{PROTOCOL, resolve};
 const LISTENER: u64 = 1;
 /// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
 const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
-/// Connections accepted in one poll.
-const ACCEPTED_MAX: usize = 64;
-/// Pause after the process ran out of descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Pause before a server whose queue is full is asked again.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
-/// While links are busy, the sockets are asked this rarely, in polls that found something...
-const EPOLL_EVERY: u32 = 256;
-/// ...of which one that found nothing counts as so many.
-const IDLE_WEIGHT: u32 = 16;
 
 /// The transport.
 pub struct SmTransport {
@@ -386,192 +379,6 @@ impl Shared {
             }
             Ok(false) => self.add_timer(CONNECT_RETRY, connection.token, Watch::Connecting),
             Err(error) => connection.give_up(error),
-        }
-    }
-
-    /// Accepts what waits, a bounded number at a time.
-    fn accept(self: &Arc<Self>) -> bool {
-        let Some(listener) = &self.listener else { return false };
-        for _ in 0..ACCEPTED_MAX {
-            if !self.accepting.load(Ordering::Acquire) {
-                return true;
-            }
-            match socket::accept(&listener.socket) {
-                Ok(socket) => {
-                    self.out_of_descriptors.store(false, Ordering::Release);
-                    if let Err(error) = self.take_in(socket)
-                        && self.warnings.allow(Instant::now())
-                    {
-                        tracing::warn!(%error, "connection not accepted");
-                    }
-                }
-                Err(Errno::AGAIN) => return true,
-                Err(error @ (Errno::MFILE | Errno::NFILE)) => {
-                    if !self.accept_waits.swap(true, Ordering::AcqRel) {
-                        self.add_timer(ACCEPT_RETRY, LISTENER, Watch::Accepting);
-                    }
-                    if !self.out_of_descriptors.swap(true, Ordering::AcqRel) {
-                        tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
-                    }
-                    return true;
-                }
-                // The peer gave up, or a signal came: the next one may be fine.
-                Err(_) => {}
-            }
-        }
-        self.list_ready(LISTENER);
-        true
-    }
-
-    fn take_in(self: &Arc<Self>, socket: rustix::fd::OwnedFd) -> io::Result<()> {
-        if self.accepted.load(Ordering::Relaxed) >= self.limits.max_connections {
-            return Err(io::Error::other("too many connections"));
-        }
-        let connection = Connection::accepted(self, self.new_token(), socket)?;
-        self.connections.lock().insert(connection.token, connection.clone());
-        if let Err(error) = self.watch(&connection) {
-            self.connections.lock().remove(&connection.token);
-            return Err(error);
-        }
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.add_timer(self.limits.handshake_timeout, connection.token, Watch::Handshake);
-        // Its hello may be here already, noticed by epoll or not.
-        self.list_ready(connection.token);
-        Ok(())
-    }
-
-    fn run_timers(self: &Arc<Self>) {
-        let now = Instant::now();
-        while let Some((token, watch)) = self.timers.take_due(now) {
-            if watch == Watch::Accepting {
-                self.accept_waits.store(false, Ordering::Release);
-                self.accept();
-                continue;
-            }
-            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            match watch {
-                Watch::Handshake if connection.is_past_handshake() => {}
-                Watch::Handshake => connection.time_out(if connection.was_accepted() {
-                    self.limits.handshake_timeout
-                } else {
-                    self.limits.connect_timeout
-                }),
-                Watch::Connecting if connection.is_connecting() => self.connect_on(&connection),
-                Watch::Message if connection.check_progress() => self.watch_progress(token),
-                Watch::Reading if connection.check_reading() => self.watch_unread(token),
-                Watch::Answers if connection.check_reader() => self.watch_reader(token),
-                _ => {}
-            }
-        }
-    }
-
-    fn flush_dirty(&self, polling: &mut Polling) -> bool {
-        if !self.some_dirty.load(Ordering::Relaxed) {
-            return false;
-        }
-        self.some_dirty.store(false, Ordering::Release);
-        std::mem::swap(&mut *self.dirty.lock(), &mut polling.dirty);
-        let some = !polling.dirty.is_empty();
-        for connection in polling.dirty.drain(..) {
-            connection.flush_listed();
-        }
-        some
-    }
-
-    fn poll(self: &Arc<Self>, polling: &mut Polling) -> bool {
-        if polling.armed && !self.parked.load(Ordering::SeqCst) {
-            polling.disarm();
-        }
-        let mut progress = self.flush_dirty(polling);
-        let looks = if polling.active.is_empty() { 0 } else { polling.patience.looks() };
-        for before in 0..looks {
-            if polling.look() {
-                polling.patience.found(before);
-                progress = true;
-                break;
-            }
-            let wanted = || self.attention.load(Ordering::Relaxed) || self.some_dirty.load(Ordering::Relaxed);
-            if before + 1 == looks {
-                polling.patience.missed();
-            }
-            if progress || wanted() {
-                break;
-            }
-            std::hint::spin_loop();
-        }
-        progress |= self.flush_dirty(polling);
-        polling.since_epoll += if progress { 1 } else { IDLE_WEIGHT };
-        if polling.since_epoll >= polling.epoll_every || self.attention.load(Ordering::Relaxed) {
-            self.attention.store(false, Ordering::SeqCst);
-            polling.since_epoll = 0;
-            progress |= self.poll_all(polling);
-            progress |= self.flush_dirty(polling);
-            if !self.ready.lock().is_empty() {
-                // Whoever polls may leave now; then the work goes on with the thread that is parked.
-                self.attention.store(true, Ordering::SeqCst);
-                self.poller.wake();
-            }
-        }
-        if self.parked.load(Ordering::SeqCst) && polling.has_work() {
-            // Its bell has been rung, and whoever polls may leave now.
-            self.poller.wake();
-        }
-        progress
-    }
-
-    /// Handles everything that epoll has noticed.
-    fn poll_all(self: &Arc<Self>, polling: &mut Polling) -> bool {
-        std::mem::swap(&mut *self.ready.lock(), &mut polling.ready);
-        let mut ready = std::mem::take(&mut polling.ready);
-        self.poller.take_ready(|token| ready.push(token));
-        let mut progress = false;
-        let mut others = false;
-        for token in ready.drain(..) {
-            let (token, hangup) = (token & !HANGUP, token & HANGUP != 0);
-            if token == LISTENER {
-                progress |= self.accept();
-                continue;
-            }
-            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            if connection.handle_ready(hangup) {
-                self.list_ready(token);
-            }
-            if !connection.is_up() {
-                continue;
-            }
-            let Some((at, is_new)) = polling.activate(&connection, self.parked.load(Ordering::SeqCst)) else {
-                continue;
-            };
-            others |= is_new;
-            progress |= polling.active[at].attend(&mut polling.scratch);
-        }
-        polling.ready = ready;
-        polling.epoll_every =
-            if others || polling.active.is_empty() { 1 } else { (polling.epoll_every * 2).min(EPOLL_EVERY) };
-        self.run_timers();
-        self.bury(polling);
-        progress
-    }
-
-    /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
-    /// owner may be inside of a callback that never ends, or waits for this very thread.
-    fn bury(&self, polling: &mut Polling) {
-        let ended = std::mem::take(&mut *self.ended.lock());
-        if ended.is_empty() {
-            return;
-        }
-        polling.active.retain(|active| !active.connection.is_closed());
-        for connection in ended {
-            connection.clear_inbox();
-            if connection.was_accepted() {
-                self.accepted.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn bury_if_idle(&self) {
-        if let Some(mut polling) = self.polling.try_lock() {
-            self.bury(&mut polling);
         }
     }
 }

@@ -3,11 +3,13 @@
 //! One epoll instance watches all sockets, edge-triggered. Whoever polls reads the connection that was active last
 //! without asking epoll first, which saves a system call on the path of a small call.
 
+mod accepting;
 mod connection;
 mod location;
+mod polling;
 mod socket;
 
-use self::connection::{Connection, ReadOutcome};
+use self::connection::Connection;
 use super::poller::{HANGUP, Poller};
 use super::same_node::Offers;
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
@@ -38,12 +40,8 @@ const GUEST: u64 = 2;
 const SCRATCH: usize = 256 * 1024;
 /// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
 const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
-/// Connections accepted in one poll.
-const ACCEPTED_MAX: usize = 64;
 /// Length of the queue of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// While a single connection is busy, epoll is asked about the others this rarely (in polls).
-const EPOLL_EVERY: u32 = 8;
 /// Larger transfers go in pieces, whose frames take turns, in bytes.
 const TRANSFER_PIECE: u64 = 64 << 20;
 /// Buffer of a socket whose peer is on this host, in bytes. What is under way then stays in the processors' caches, which
@@ -51,8 +49,6 @@ const TRANSFER_PIECE: u64 = 64 << 20;
 const SAME_HOST_BUFFER: usize = 512 * 1024;
 /// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
-/// Pause after the process ran out of descriptors.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Marks the timer of a connection whose requests are held: its peer must have read answers, if memory is short.
 const READER: u64 = 1 << 62;
@@ -344,187 +340,6 @@ impl Shared {
 
     fn new_token(&self) -> u64 {
         self.next_token.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Accepts what waits, a bounded number at a time.
-    fn accept(self: &Arc<Self>) -> bool {
-        let Some((listener, _)) = &self.listener else { return false };
-        for _ in 0..ACCEPTED_MAX {
-            if !self.accepting.load(Ordering::Acquire) {
-                return true;
-            }
-            match listener.accept() {
-                Ok((stream, peer)) => {
-                    self.out_of_descriptors.store(false, Ordering::Release);
-                    if let Err(error) = self.take_in(stream, peer)
-                        && self.warnings.allow(Instant::now())
-                    {
-                        tracing::warn!(%peer, %error, "connection not accepted");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
-                    let now = Instant::now();
-                    if !self.accept_waits.swap(true, Ordering::AcqRel) {
-                        self.timers.lock().push(Reverse((now + ACCEPT_RETRY, LISTENER)));
-                    }
-                    if !self.out_of_descriptors.swap(true, Ordering::AcqRel) {
-                        tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
-                    }
-                    return true;
-                }
-                // The peer gave up, or a signal came: the next one may be fine.
-                Err(_) => {}
-            }
-        }
-        self.ready.lock().push(LISTENER);
-        true
-    }
-
-    fn take_in(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let elsewhere = self.offers.get().map_or(0, |offers| offers.taken());
-        if self.accepted.load(Ordering::Relaxed) + elsewhere >= self.limits.max_connections {
-            return Err(io::Error::other("too many connections"));
-        }
-        stream.set_nonblocking(true)?;
-        self.tune(&stream)?;
-        Self::tune_distance(&stream, &peer);
-        let connection = Connection::new(self, self.new_token(), stream, location::printed(peer), None);
-        self.add(&connection, self.limits.handshake_timeout)?;
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-        connection.greet();
-        // Its hello may be here already, noticed by epoll or not.
-        self.ready.lock().push(connection.token);
-        Ok(())
-    }
-
-    fn run_timers(self: &Arc<Self>) {
-        let now = Instant::now();
-        loop {
-            let token = match self.timers.lock().peek() {
-                Some(Reverse((when, token))) if *when <= now => *token,
-                _ => return,
-            };
-            self.timers.lock().pop();
-            if token == LISTENER {
-                self.accept_waits.store(false, Ordering::Release);
-                self.accept();
-                continue;
-            }
-            let (token, for_reader) = (token & !READER, token & READER != 0);
-            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            if for_reader {
-                if connection.check_reader() {
-                    self.watch_reader(token);
-                }
-            } else if connection.is_past_handshake() {
-                if connection.is_watched() && connection.check_progress() {
-                    self.watch_progress(token);
-                }
-            } else {
-                connection.time_out(if connection.was_accepted() {
-                    self.limits.handshake_timeout
-                } else {
-                    self.limits.connect_timeout
-                });
-            }
-        }
-    }
-
-    fn flush_dirty(&self, polling: &mut Polling) -> bool {
-        std::mem::swap(&mut *self.dirty.lock(), &mut polling.dirty);
-        let some = !polling.dirty.is_empty();
-        for connection in polling.dirty.drain(..) {
-            connection.flush_listed();
-        }
-        some
-    }
-
-    fn poll(self: &Arc<Self>, polling: &mut Polling) -> bool {
-        let mut progress = self.flush_dirty(polling);
-        if let Some(hot) = &polling.hot {
-            match hot.read(&mut polling.scratch) {
-                ReadOutcome::Nothing => {}
-                ReadOutcome::Drained => progress = true,
-                ReadOutcome::MoreToCome => {
-                    self.ready.lock().push(hot.token);
-                    progress = true;
-                }
-            }
-            if hot.is_closed() {
-                polling.hot = None;
-            }
-        }
-        polling.since_epoll += 1;
-        if polling.since_epoll >= polling.epoll_every {
-            polling.since_epoll = 0;
-            progress |= self.poll_all(polling);
-        }
-        progress |= self.flush_dirty(polling);
-        if !self.ready.lock().is_empty() {
-            // Whoever polls may leave now; then the work goes on with the thread that is parked.
-            self.poller.wake();
-        }
-        progress
-    }
-
-    /// Handles everything that epoll has noticed.
-    fn poll_all(self: &Arc<Self>, polling: &mut Polling) -> bool {
-        std::mem::swap(&mut *self.ready.lock(), &mut polling.ready);
-        let mut ready = std::mem::take(&mut polling.ready);
-        self.poller.take_ready(|token| ready.push(token));
-        let mut progress = false;
-        let mut others = false;
-        for token in ready.drain(..) {
-            let (token, hangup) = (token & !HANGUP, token & HANGUP != 0);
-            if token == LISTENER {
-                progress |= self.accept();
-                continue;
-            }
-            if token == GUEST {
-                self.guest_ready.store(true, Ordering::Release);
-                continue;
-            }
-            let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            let outcome = connection.handle_ready(hangup, &mut polling.scratch);
-            if outcome == ReadOutcome::MoreToCome {
-                self.ready.lock().push(token);
-            }
-            if outcome != ReadOutcome::Nothing {
-                progress = true;
-                if polling.hot.as_ref().is_none_or(|hot| hot.token != token) {
-                    others = true;
-                    polling.hot = Some(connection);
-                }
-            }
-        }
-        polling.ready = ready;
-        polling.epoll_every = match (others, &polling.hot) {
-            (true, _) | (_, None) => 1,
-            _ => (polling.epoll_every * 2).min(EPOLL_EVERY),
-        };
-        self.run_timers();
-        self.bury();
-        progress
-    }
-
-    /// Drops what ended connections hold. Only by whoever holds `polling`, because nobody else may wait for an inbox: its
-    /// owner may be inside of a callback that never ends, or waits for this very thread.
-    fn bury(&self) {
-        let ended = std::mem::take(&mut *self.ended.lock());
-        for connection in ended {
-            connection.clear_inbox();
-            if connection.was_accepted() {
-                self.accepted.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn bury_if_idle(&self) {
-        if let Some(mut polling) = self.polling.try_lock() {
-            polling.hot = None;
-            self.bury();
-        }
     }
 }
 
