@@ -7,34 +7,10 @@ use super::ring::{Lookout, RECORD_MAX, Words};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Looks at single links between two searches for those that are no longer in use: some milliseconds. A client of many
-/// that share a processor calls that rarely; were it retired in between, each of its calls would wait until a busy server
-/// asks epoll.
-const RETIRE_EVERY: usize = 1 << 20;
+/// Active links looked at between two looks for those that are no longer in use.
+const RETIRE_EVERY: u32 = 4096;
 /// So few active links are not worth looking for those that are no longer in use.
 const ACTIVE_KEPT: usize = 4;
-
-/// When to search for links that are no longer in use.
-#[derive(Debug, Default)]
-pub(super) struct Searches {
-    /// Looks at single links since the last one.
-    looked: usize,
-}
-
-impl Searches {
-    /// Counts a look at so many links. Whether it is time for a search.
-    fn is_due(&mut self, links: usize) -> bool {
-        if links <= ACTIVE_KEPT {
-            return false;
-        }
-        self.looked += links;
-        let due = self.looked >= RETIRE_EVERY;
-        if due {
-            self.looked = 0;
-        }
-        due
-    }
-}
 
 /// What the polling thread uses.
 pub(super) struct Polling {
@@ -43,7 +19,8 @@ pub(super) struct Polling {
     /// The bells of the active links are armed.
     pub(super) armed: bool,
     pub(super) patience: Patience,
-    pub(super) searches: Searches,
+    /// Links looked at since the last search for some that are no longer in use.
+    pub(super) looked: u32,
     /// Polls since epoll was asked.
     pub(super) since_epoll: u32,
     /// Ask epoll this often, in polls.
@@ -70,7 +47,7 @@ impl Polling {
             active: Vec::new(),
             armed: false,
             patience: Patience::default(),
-            searches: Searches::default(),
+            looked: 0,
             since_epoll: 0,
             epoll_every: 1,
             ready: Vec::new(),
@@ -113,8 +90,12 @@ impl Polling {
                 progress |= active.attend(&mut self.scratch);
             }
         }
-        if self.searches.is_due(self.active.len()) {
-            self.retire();
+        if self.active.len() > ACTIVE_KEPT {
+            self.looked += 1;
+            if self.looked >= RETIRE_EVERY {
+                self.looked = 0;
+                self.retire();
+            }
         }
         progress
     }
@@ -179,27 +160,5 @@ impl Active {
             || self.lookout.has_record(self.lane.peer.words())
             || self.lookout.has_changed_bell(self.lane.peer.words())
             || self.connection.is_blocked() && self.connection.has_room()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn looks_until_a_search(links: usize) -> Option<usize> {
-        let mut searches = Searches::default();
-        (1..=2 * RETIRE_EVERY).find(|_| searches.is_due(links))
-    }
-
-    #[test]
-    fn a_search_comes_after_as_many_looks_at_single_links_however_many_there_are() {
-        for links in [ACTIVE_KEPT + 1, 10, 1000] {
-            assert_eq!(looks_until_a_search(links), Some(RETIRE_EVERY.div_ceil(links)));
-        }
-    }
-
-    #[test]
-    fn few_links_are_always_looked_at() {
-        assert_eq!(looks_until_a_search(ACTIVE_KEPT), None);
     }
 }
