@@ -7,6 +7,8 @@ use std::future::ready;
 use std::io;
 use std::os::fd::AsFd;
 
+use nix::sys::socket::{getsockopt, sockopt};
+
 use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerIdentity, ServerProof, Step};
 use crate::Identity;
 use crate::protocol::client::Answered;
@@ -49,11 +51,14 @@ pub struct PeerCredentials {
 impl PeerCredentials {
     /// Asks the kernel about a connected Unix socket.
     ///
+    /// Not through rustix: the kernel gives process id 0 for a peer of another PID namespace, which is no value of the type
+    /// that rustix has for it.
+    ///
     /// # Errors
     /// When it is not one.
     pub fn of(socket: impl AsFd) -> io::Result<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self { uid: credentials.uid.as_raw(), gid: credentials.gid.as_raw() })
+        let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
+        Ok(Self { uid: credentials.uid(), gid: credentials.gid() })
     }
 
     /// As a transport that asked the kernel by itself reports them.

@@ -3,7 +3,9 @@ use crate::fixtures::{answer, ephemeral, offer, policy};
 use crate::protocol::Hello;
 use crate::protocol::client::{Begun, Offer};
 use crate::protocol::server::Received;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 fn claim(token: &[u8]) -> Claim {
     let offer = Offer { mechanism: MechanismId::PeerCredentials, ..offer() };
@@ -19,6 +21,34 @@ fn a_socket_pair_shows_this_user() {
         let identity = PeerCredentials::of(end).expect("a Unix socket").identity();
         assert!(identity == Ok(Identity::own()) || Identity::own().uid == OVERFLOW_ID);
     }
+}
+
+/// Such a peer has no process id here (the kernel says 0), and a user all the same: as between containers of one node.
+#[test]
+fn a_peer_of_another_pid_namespace_has_its_user() {
+    const INSIDE: &str = "MOCHI_AUTH_TEST_IN_A_PID_NAMESPACE";
+    const NAME: &str = "mechanism::peer_credentials::tests::a_peer_of_another_pid_namespace_has_its_user";
+    if std::env::var_os(INSIDE).is_some() {
+        let peer = PeerCredentials::of(std::io::stdin()).expect("a Unix socket");
+        assert_eq!(peer, PeerCredentials::from_kernel(Identity::own().uid, Identity::own().gid));
+        return;
+    }
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--"]);
+        command
+    };
+    if !unshare().arg("true").output().is_ok_and(|made| made.status.success()) {
+        eprintln!("skipped: this user may make no PID namespace");
+        return;
+    }
+    let (_ours, theirs) = UnixStream::pair().expect("a pair");
+    let myself = std::env::current_exe().expect("a test program");
+    let mut inside = unshare();
+    inside.arg(myself).args(["--exact", NAME]).env(INSIDE, "1").stdin(OwnedFd::from(theirs));
+    let ran = inside.output().expect("a process");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&ran.stderr));
 }
 
 #[test]
