@@ -42,33 +42,9 @@ pub enum MungeRefused {
     /// The credential is not encrypted.
     #[error("MUNGE credential is not encrypted; set a cipher in munged's configuration")]
     Unencrypted,
-    /// The client was not told which uid the server has, and the one it found is nobody's it may trust unasked.
-    #[error("server claims uid {claimed}, which is neither this user nor a system account; say which uid is expected")]
-    UnexpectedServer {
-        /// The uid that the server's address named.
-        claimed: u32,
-    },
     /// The start-up test: munged let a wrong uid decode a credential.
     #[error("munged does not enforce uid restrictions; do not use it")]
     RestrictionNotEnforced,
-}
-
-/// Which uid a client makes its credential for.
-///
-/// With `expected`, that one. Without, the server's own claim is taken only when it is the caller's uid, root, or a
-/// system account (below `uid_min`, of login.defs).
-///
-/// # Errors
-/// For a claim that is none of these, or no claim at all (`u32::MAX`).
-pub fn server_uid(expected: Option<u32>, claimed: Option<u32>, own: u32, uid_min: u32) -> Result<u32, MungeRefused> {
-    if let Some(expected) = expected {
-        return Ok(expected);
-    }
-    match claimed {
-        None => Ok(own),
-        Some(claimed) if claimed == own || claimed < uid_min => Ok(claimed),
-        Some(claimed) => Err(MungeRefused::UnexpectedServer { claimed }),
-    }
 }
 
 /// The client's side.
@@ -79,7 +55,7 @@ pub struct MungeInitiator {
 }
 
 impl MungeInitiator {
-    /// Makes credentials that only `server_uid` can decode; see [`server_uid`].
+    /// Makes credentials that only `server_uid` can decode. What a server claims to be has no part in it.
     pub fn new(munge: Munge, server_uid: u32) -> Self {
         Self { munge, server_uid }
     }

@@ -88,19 +88,6 @@ fn a_credential_of_another_hello_is_refused() {
     assert!(matches!(refused.err(), Some(MungeRefused::OtherTranscript)));
 }
 
-#[test]
-fn a_client_only_trusts_a_claim_of_its_own_uid_or_a_system_account() {
-    assert_eq!(server_uid(Some(5000), Some(0), 1000, 1000).ok(), Some(5000));
-    assert_eq!(server_uid(None, None, 1234, 1000).ok(), Some(1234));
-    assert_eq!(server_uid(None, Some(1234), 1234, 1000).ok(), Some(1234));
-    assert_eq!(server_uid(None, Some(0), 1234, 1000).ok(), Some(0));
-    assert_eq!(server_uid(None, Some(999), 1234, 1000).ok(), Some(999));
-    for claimed in [1000, 1235, u32::MAX] {
-        let refused = server_uid(None, Some(claimed), 1234, 1000).err();
-        assert!(matches!(refused, Some(MungeRefused::UnexpectedServer { .. })));
-    }
-}
-
 // With a real daemon. Without one these say so and are skipped.
 
 fn handle(munged: &Munged) -> Munge {
