@@ -11,17 +11,15 @@ use std::process::ExitCode;
 
 use pkg_config::Library;
 
-/// Releases of Mercury that will do: from the first, to before the second. The shim compiles from 2.2 on, but before 2.4
-/// Mercury does not say how long a received message is: the end of a short one could not be told from what another peer's
-/// had left in the buffer.
-const MERCURY: ([u32; 2], [u32; 2]) = ([2, 4], [2, 5]);
+/// Releases of Mercury that will do, the first and the last.
+const MERCURY: [[u32; 2]; 2] = [[2, 2], [2, 4]];
 /// The oldest Argobots that will do.
 const ARGOBOTS: &str = "1.1";
 /// The variable that overrides.
 const CHOICE: &str = "MOCHI_MERCURY";
 
 fn main() -> ExitCode {
-    for input in ["build.rs", "shim/shim.c", "shim/shim.h"] {
+    for input in ["build.rs", "shim/shim.c", "shim/shim.h", "shim/lengths.c", "shim/lengths.h"] {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rerun-if-env-changed={CHOICE}");
@@ -109,18 +107,17 @@ fn line(error: &pkg_config::Error) -> String {
 }
 
 fn check_version(version: &str) -> Result<(), String> {
-    let (from, before) = MERCURY;
+    let [first, last] = MERCURY;
     let mut parts = version.split(['.', '-', 'r']).map(|part| part.parse::<u32>().ok());
     let here = match (parts.next().flatten(), parts.next().flatten()) {
         (Some(major), Some(minor)) => [major, minor],
         _ => return Err(format!("pkg-config says that Mercury's version is {version:?}, which is no version")),
     };
-    if here < from || here >= before {
-        let reason = if here < from { " (older ones do not say how long a received message is)" } else { "" };
+    if here < first || here > last {
         return Err(format!(
-            "Mercury {version} is installed; this version works with {}.{}{reason}. Install that, or set {CHOICE}=off to \
-             build without it",
-            from[0], from[1]
+            "Mercury {version} is installed; this version works with {}.{} to {}.{}. Install one of those, or set \
+             {CHOICE}=off to build without it",
+            first[0], first[1], last[0], last[1]
         ));
     }
     Ok(())
@@ -144,7 +141,7 @@ fn library_directories(libraries: &[Library]) -> Vec<PathBuf> {
 
 fn compile_shim(libraries: &[Library]) -> Result<(), String> {
     cc::Build::new()
-        .file("shim/shim.c")
+        .files(["shim/shim.c", "shim/lengths.c"])
         .includes(include_paths(libraries))
         .std("c11")
         .try_compile("mochi_shim")
@@ -174,7 +171,7 @@ fn mercury_bindings(libraries: &[Library]) -> bindgen::Builder {
         .allowlist_function("HG_Context_(create|destroy)")
         .allowlist_function("HG_Addr_(lookup2|self|to_string|free|dup|cmp)")
         .allowlist_function("HG_(Register|Registered|Registered_disable_response|Deregister)")
-        .allowlist_function("HG_(Create|Reset|Destroy|Forward|Respond|Cancel)")
+        .allowlist_function("HG_(Create|Reset|Destroy|Cancel)")
         .allowlist_function("HG_Bulk_(create|free|transfer|cancel|serialize|deserialize|get_serialize_size)")
         .allowlist_type("mochi_hg_.*|hg_(init_info|cb_info|return_t|op_t|bulk_op_t|checksum_level_t)")
         .allowlist_var("MOCHI_HG_.*|HG_.*_MAX|HG_VERSION_.*|HG_BULK_.*|HG_CHECKSUM_.*")

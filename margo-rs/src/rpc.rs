@@ -69,7 +69,8 @@ impl fmt::Debug for ProviderId {
 
 /// What a request names its RPC by: Margo's hash of the name above, the provider id below.
 ///
-/// This is the form of Margo compiled on Mercury 2.3 or newer. There is no serde form on purpose:
+/// This is the form of Margo compiled on Mercury 2.3 or newer; with Mercury 2.2 the transport makes the shorter ids of
+/// that release from it. There is no serde form on purpose:
 /// Mercury's own encoding of an `hg_id_t` drops the upper half.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RpcId(u64);

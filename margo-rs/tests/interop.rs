@@ -160,7 +160,11 @@ fn call_margo(to: &Endpoint, ours: &Engine) {
     // A handler of theirs calls us, and says whose doing that is.
     let relay: Rpc<HgString, u64> = Rpc::new("relay");
     let parent = to.call(relay, &HgString::new(ours.address().as_str())).wait().unwrap();
-    assert_eq!(parent, relay.id(ProviderId::DEFAULT).as_u64());
+    let id = relay.id(ProviderId::DEFAULT);
+    // Margo on Mercury 2.2 has shorter ids.
+    let old = u64::from(id.hash() << 16 | 0xffff);
+    let is_old = mochi_sys::MERCURY_VERSION.is_some_and(|version| version.starts_with("2.2"));
+    assert_eq!(parent, if is_old { old } else { id.as_u64() });
     assert_eq!(ours.load().requests, 0);
 }
 

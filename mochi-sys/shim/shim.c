@@ -1,7 +1,6 @@
 #include "shim.h"
 
-#define AT_LEAST(major, minor) \
-    (HG_VERSION_MAJOR > (major) || (HG_VERSION_MAJOR == (major) && HG_VERSION_MINOR >= (minor)))
+#include "lengths.h"
 
 hg_return_t mochi_hg_proc_bytes(hg_proc_t proc, void *bytes)
 {
@@ -117,6 +116,11 @@ hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct mochi_h
     info.sm_info_string = options->sm_info_string;
     info.request_post_init = options->request_post_init;
     info.request_post_incr = options->request_post_incr;
+#if !AT_LEAST(2, 4)
+    /* It has no sign there, and 0 means what -1 means later. */
+    if (options->request_post_incr < 0)
+        info.request_post_incr = 0;
+#endif
     info.auto_sm = options->auto_sm;
     info.checksum_level = checksum_level(options->checksum_level);
     info.no_bulk_eager = options->no_bulk_eager;
@@ -133,10 +137,33 @@ hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct mochi_h
     info.multi_recv_copy_threshold = options->multi_recv_copy_threshold;
 #endif
 #if AT_LEAST(2, 3)
-    return HG_Init_opt2(na_info, listen, HG_VERSION(HG_VERSION_MAJOR, HG_VERSION_MINOR), &info);
+    hg_class_t *hg_class = HG_Init_opt2(na_info, listen, HG_VERSION(HG_VERSION_MAJOR, HG_VERSION_MINOR), &info);
 #else
-    return HG_Init_opt(na_info, listen, &info);
+    hg_class_t *hg_class = HG_Init_opt(na_info, listen, &info);
 #endif
+#if !AT_LEAST(2, 4)
+    if (hg_class != NULL && !mochi_lengths_watch(hg_class)) {
+        (void) mochi_lengths_finalize(hg_class);
+        return NULL;
+    }
+#endif
+    return hg_class;
+}
+
+hg_return_t mochi_hg_finalize(hg_class_t *hg_class)
+{
+#if AT_LEAST(2, 4)
+    return HG_Finalize(hg_class);
+#else
+    return mochi_lengths_finalize(hg_class);
+#endif
+}
+
+bool mochi_hg_is_compiled_release(void)
+{
+    unsigned int major = 0, minor = 0, patch = 0;
+    return HG_Version_get(&major, &minor, &patch) == HG_SUCCESS && major == HG_VERSION_MAJOR &&
+           minor == HG_VERSION_MINOR;
 }
 
 bool mochi_hg_at_least(unsigned int major, unsigned int minor)
@@ -187,6 +214,16 @@ bool mochi_hg_class_is_listening(const hg_class_t *hg_class)
     return HG_Class_is_listening(hg_class);
 }
 
+bool mochi_hg_class_tells_lengths(const hg_class_t *hg_class)
+{
+#if AT_LEAST(2, 4)
+    (void) hg_class;
+    return true;
+#else
+    return mochi_lengths_watches(hg_class);
+#endif
+}
+
 hg_context_t *mochi_hg_handle_context(hg_handle_t handle)
 {
     return HG_Get_info(handle)->context;
@@ -209,27 +246,78 @@ hg_addr_t mochi_hg_handle_addr(hg_handle_t handle)
 
 /* What came with the message itself, unless it was too large for that and Mercury fetched it. */
 static hg_return_t choose(struct mochi_hg_payload *payload, void *extra, hg_size_t extra_size, void *eager,
-    hg_size_t eager_size, hg_size_t sent, bool exact)
+    hg_size_t eager_size, hg_size_t sent)
 {
-    if (extra != NULL) {
-        payload->data = extra;
-        payload->size = extra_size;
-        payload->exact = true;
-        payload->fetched = true;
-    } else {
-        payload->data = eager;
-        payload->size = exact && sent < eager_size ? sent : eager_size;
-        payload->exact = exact;
-        payload->fetched = false;
-    }
+    payload->fetched = extra != NULL;
+    payload->data = extra != NULL ? extra : eager;
+    payload->size = extra != NULL ? extra_size : sent < eager_size ? sent : eager_size;
     return HG_SUCCESS;
+}
+
+#if !AT_LEAST(2, 4)
+/* Bytes of a received payload that starts somewhere in a buffer. */
+static hg_size_t sent_of(hg_handle_t handle, const void *buffer, const void *payload)
+{
+    const size_t headers = (size_t) ((const char *) payload - (const char *) buffer);
+    size_t length = 0;
+    if (!mochi_lengths_find(handle, buffer, &length))
+        return 0;
+    return length > headers ? length - headers : 0;
+}
+
+/* The same of a request. */
+static hg_size_t input_sent_of(hg_handle_t handle, const void *payload, hg_size_t size)
+{
+    const struct hg_core_handle *core = handle->core_handle;
+#    if AT_LEAST(2, 3)
+    /* What is noted nowhere is a part of a buffer for many messages, which is as long as its message. */
+    size_t length;
+    if (mochi_lengths_watches(handle->info.hg_class) && !mochi_lengths_find(handle, core->in_buf, &length))
+        return size;
+#    endif
+    (void) size;
+    return sent_of(handle, core->in_buf, payload);
+}
+
+/* Notes what a message to oneself holds; what goes elsewhere needs it not. */
+static hg_return_t note(hg_handle_t handle, const void *buffer, const void *payload, const struct mochi_hg_bytes *bytes)
+{
+    const size_t headers = (size_t) ((const char *) payload - (const char *) buffer);
+    const size_t length = headers + bytes->head_size + bytes->body_size;
+    return mochi_lengths_note(handle, buffer, length) ? HG_SUCCESS : HG_NOMEM;
+}
+#endif
+
+hg_return_t mochi_hg_forward(hg_handle_t handle, hg_cb_t callback, void *arg, struct mochi_hg_bytes *bytes)
+{
+#if !AT_LEAST(2, 4)
+    void *payload = NULL;
+    hg_return_t ret = HG_Get_input_buf(handle, &payload, NULL);
+    if (ret == HG_SUCCESS)
+        ret = note(handle, handle->core_handle->in_buf, payload, bytes);
+    if (ret != HG_SUCCESS)
+        return ret;
+#endif
+    return HG_Forward(handle, callback, arg, bytes);
+}
+
+hg_return_t mochi_hg_respond(hg_handle_t handle, hg_cb_t callback, void *arg, struct mochi_hg_bytes *bytes)
+{
+#if !AT_LEAST(2, 4)
+    void *payload = NULL;
+    hg_return_t ret = HG_Get_output_buf(handle, &payload, NULL);
+    if (ret == HG_SUCCESS)
+        ret = note(handle, handle->core_handle->out_buf, payload, bytes);
+    if (ret != HG_SUCCESS)
+        return ret;
+#endif
+    return HG_Respond(handle, callback, arg, bytes);
 }
 
 hg_return_t mochi_hg_input(hg_handle_t handle, struct mochi_hg_payload *payload)
 {
     void *extra = NULL, *eager = NULL;
     hg_size_t extra_size = 0, eager_size = 0, sent = 0;
-    bool exact = false;
     hg_return_t ret = HG_Get_input_extra_buf(handle, &extra, &extra_size);
     if (ret == HG_SUCCESS && extra == NULL)
         ret = HG_Get_input_buf(handle, &eager, &eager_size);
@@ -237,16 +325,17 @@ hg_return_t mochi_hg_input(hg_handle_t handle, struct mochi_hg_payload *payload)
         return ret;
 #if AT_LEAST(2, 4)
     sent = HG_Get_input_payload_size(handle);
-    exact = true;
+#else
+    if (extra == NULL)
+        sent = input_sent_of(handle, eager, eager_size);
 #endif
-    return choose(payload, extra, extra_size, eager, eager_size, sent, exact);
+    return choose(payload, extra, extra_size, eager, eager_size, sent);
 }
 
 hg_return_t mochi_hg_output(hg_handle_t handle, struct mochi_hg_payload *payload)
 {
     void *extra = NULL, *eager = NULL;
     hg_size_t extra_size = 0, eager_size = 0, sent = 0;
-    bool exact = false;
     hg_return_t ret = HG_Get_output_extra_buf(handle, &extra, &extra_size);
     if (ret == HG_SUCCESS && extra == NULL)
         ret = HG_Get_output_buf(handle, &eager, &eager_size);
@@ -254,9 +343,11 @@ hg_return_t mochi_hg_output(hg_handle_t handle, struct mochi_hg_payload *payload
         return ret;
 #if AT_LEAST(2, 4)
     sent = HG_Get_output_payload_size(handle);
-    exact = true;
+#else
+    if (extra == NULL)
+        sent = sent_of(handle, handle->core_handle->out_buf, eager);
 #endif
-    return choose(payload, extra, extra_size, eager, eager_size, sent, exact);
+    return choose(payload, extra, extra_size, eager, eager_size, sent);
 }
 
 hg_return_t mochi_hg_release_input(hg_handle_t handle)
@@ -269,13 +360,26 @@ hg_return_t mochi_hg_release_input(hg_handle_t handle)
 #endif
 }
 
+#if !AT_LEAST(2, 4)
+/* Of the class, or NULL where it has two, whose descriptors would have to be polled both. */
+static na_class_t *only_na_class(const hg_context_t *context)
+{
+    const struct hg_core_class *core = context->hg_class->core_class;
+#    ifdef NA_HAS_SM
+    if (core->na_sm_class != NULL)
+        return NULL;
+#    endif
+    return core->na_class;
+}
+#endif
+
 int mochi_hg_event_fd(const hg_context_t *context)
 {
 #if AT_LEAST(2, 4)
     return HG_Event_get_wait_fd(context);
 #else
-    (void) context;
-    return -1;
+    na_class_t *na_class = only_na_class(context);
+    return na_class == NULL ? -1 : NA_Poll_get_fd(na_class, context->core_context->na_context);
 #endif
 }
 
@@ -284,8 +388,8 @@ bool mochi_hg_event_ready(hg_context_t *context)
 #if AT_LEAST(2, 4)
     return HG_Event_ready(context);
 #else
-    (void) context;
-    return false;
+    na_class_t *na_class = only_na_class(context);
+    return na_class != NULL && !NA_Poll_try_wait(na_class, context->core_context->na_context);
 #endif
 }
 

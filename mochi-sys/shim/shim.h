@@ -21,9 +21,8 @@ struct mochi_hg_bytes {
 /* A received payload. */
 struct mochi_hg_payload {
     void *data;
+    /* What the peer sent. */
     size_t size;
-    /* Whether size is what the peer sent; before Mercury 2.4 it may be more. */
-    bool exact;
     /* Whether Mercury fetched it into memory of its own, because it was too large for a message. */
     bool fetched;
 };
@@ -80,8 +79,12 @@ enum {
 /* The defaults of the installed Mercury. */
 void mochi_hg_options_default(struct mochi_hg_options *options);
 hg_class_t *mochi_hg_init(const char *na_info, bool listen, const struct mochi_hg_options *options);
+/* For classes of mochi_hg_init. */
+hg_return_t mochi_hg_finalize(hg_class_t *hg_class);
 /* Whether the headers that this was compiled against are of that release or a later one. */
 bool mochi_hg_at_least(unsigned int major, unsigned int minor);
+/* Whether the library that was loaded is of the same release, but for the patch. Structures differ between others. */
+bool mochi_hg_is_compiled_release(void);
 /* What Mercury was built with. */
 bool mochi_hg_has_checksums(void);
 bool mochi_hg_has_shared_memory(void);
@@ -92,6 +95,8 @@ size_t mochi_hg_input_eager_size(const hg_class_t *hg_class);
 size_t mochi_hg_output_eager_size(const hg_class_t *hg_class);
 
 bool mochi_hg_class_is_listening(const hg_class_t *hg_class);
+/* Whether the lengths of received messages are known: not before Mercury 2.4 if the class is not of mochi_hg_init. */
+bool mochi_hg_class_tells_lengths(const hg_class_t *hg_class);
 
 hg_class_t *mochi_hg_handle_class(hg_handle_t handle);
 hg_context_t *mochi_hg_handle_context(hg_handle_t handle);
@@ -99,12 +104,16 @@ hg_id_t mochi_hg_handle_id(hg_handle_t handle);
 /* Lives as long as the handle. */
 hg_addr_t mochi_hg_handle_addr(hg_handle_t handle);
 
+/* Mercury's, for handles of registered RPCs that encode with mochi_hg_proc_bytes. */
+hg_return_t mochi_hg_forward(hg_handle_t handle, hg_cb_t callback, void *arg, struct mochi_hg_bytes *bytes);
+hg_return_t mochi_hg_respond(hg_handle_t handle, hg_cb_t callback, void *arg, struct mochi_hg_bytes *bytes);
+
 hg_return_t mochi_hg_input(hg_handle_t handle, struct mochi_hg_payload *payload);
 hg_return_t mochi_hg_output(hg_handle_t handle, struct mochi_hg_payload *payload);
 /* Gives the receive buffer back before the handle is destroyed, where Mercury can. */
 hg_return_t mochi_hg_release_input(hg_handle_t handle);
 
-/* A descriptor to poll, or -1. */
+/* A descriptor to poll, or -1. Before 2.4 it does not show what the class sends to itself. */
 int mochi_hg_event_fd(const hg_context_t *context);
 /* Must be called before the descriptor is polled; true if there is something to do at once. */
 bool mochi_hg_event_ready(hg_context_t *context);

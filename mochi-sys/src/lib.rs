@@ -1,6 +1,6 @@
 //! Mercury and Argobots, as far as this build links them.
 //!
-//! The build script looks for `mercury` (2.4), `na`, `mercury_util` and `argobots` (1.1 or newer) with
+//! The build script looks for `mercury` (2.2 to 2.4), `na`, `mercury_util` and `argobots` (1.1 or newer) with
 //! pkg-config, and generates bindings from the headers it finds; either library does without the other. Where both are
 //! absent the crate compiles all the same, without a C compiler, and holds only that fact ([`LINKED`],
 //! [`ARGOBOTS_LINKED`]) and the text that tells a user what to install ([`HOW_TO_INSTALL`],

@@ -56,7 +56,7 @@ impl Owned {
         // SAFETY: nothing of the test uses the context after this.
         let context = unsafe { hg::HG_Context_destroy(self.context) };
         // SAFETY: as above.
-        (context, unsafe { hg::HG_Finalize(self.class) })
+        (context, unsafe { hg::mochi_hg_finalize(self.class) })
     }
 }
 

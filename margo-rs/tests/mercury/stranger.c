@@ -2,6 +2,7 @@
 #include <mercury.h>
 #include <mercury_proc.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -153,6 +154,40 @@ static int call(hg_addr_t addr, char **id)
     return 0;
 }
 
+/* How often: more than there are buffers to receive into. */
+#define ROUNDS 300
+
+/* peek ADDRESS ECHO UNKNOWN ONE_WAY: fills the server's buffers with a secret, then sends less than it says. */
+static int peek(hg_addr_t addr, char **id)
+{
+    static char secret[4096];
+    const hg_id_t echo = strtoull(id[0], NULL, 0), unknown = strtoull(id[1], NULL, 0),
+                  one_way = strtoull(id[2], NULL, 0);
+    const hg_size_t most = HG_Class_get_input_eager_size(class);
+    /* Nobody's parent, and a blob of 256 bytes of which 4 are sent. */
+    const char little[20] = { -1, -1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4 };
+    memset(secret, 's', sizeof secret);
+    const hg_id_t all[] = { echo, unknown, one_way };
+    for (int at = 0; at < 3; at++)
+        HG_Register(class, all[at], proc_bytes, proc_bytes, NULL);
+    HG_Registered_disable_response(class, one_way, HG_TRUE);
+    for (int at = 0; at < ROUNDS; at++) {
+        ask(addr, "filled", unknown, secret, most);
+        ask(addr, "filled one way", one_way, secret, most);
+    }
+    for (int at = 0; at < ROUNDS; at++)
+        ask(addr, "peeked", echo, little, sizeof little);
+    /* A blob that fills its message to the last byte. */
+    memset(secret, 0, 16);
+    secret[0] = secret[1] = -1;
+    const uint64_t rest = most - 16;
+    memcpy(secret + 8, &rest, 8);
+    ask(addr, "full", echo, secret, most);
+    secret[8]++;
+    ask(addr, "one too many", echo, secret, most);
+    return 0;
+}
+
 static int in_flight;
 
 static hg_return_t on_one_less(const struct hg_cb_info *info)
@@ -203,7 +238,7 @@ int main(int count, char **arguments)
         return 1;
     if (strcmp(arguments[1], "storm") == 0)
         return storm(addr, arguments + 3);
-    int ret = call(addr, arguments + 3);
+    int ret = strcmp(arguments[1], "peek") == 0 ? peek(addr, arguments + 3) : call(addr, arguments + 3);
     HG_Addr_free(class, addr);
     HG_Context_destroy(context);
     HG_Finalize(class);

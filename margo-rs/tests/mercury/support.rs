@@ -27,6 +27,13 @@ pub(crate) fn with_mercury(name: &'static str, test: impl FnOnce()) {
     test();
 }
 
+/// Whether Mercury, which is linked, is of that release or a later one.
+pub(crate) fn is_at_least(major: u32, minor: u32) -> bool {
+    let version = mochi_sys::MERCURY_VERSION.expect("it is linked");
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().expect("a number"));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
+
 /// An engine's builder. Clients of Mercury listen, too, so they get the address as well: on the loopback.
 pub(crate) fn engine(address: &str) -> Builder {
     Engine::builder(address).default_timeout(LONG).rpc_threads(1)

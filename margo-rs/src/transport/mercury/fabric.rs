@@ -10,7 +10,8 @@ use super::Inside;
 use super::bulk::Over;
 use super::given::{self, GivenContext};
 use super::numbers::{NUMBERS, SHARED_MEMORY, number_in};
-use super::options::Options;
+use super::options::{Options, is_at_least};
+use super::wire_id::on_wire;
 use mochi_sys::mercury as hg;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -52,17 +53,27 @@ pub(super) trait Replies: Send + Sync {
     fn on_reply(&self, token: u64, reply: Result<&[u8], Code>);
 }
 
+/// An RPC that Mercury knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Rpc {
+    id: u64,
+    /// Whether it is answered by nobody.
+    one_way: bool,
+}
+
 /// A running Mercury: one class with one context.
 pub(super) struct Fabric {
     pub(super) class: NonNull<hg::hg_class_t>,
     pub(super) context: NonNull<hg::hg_context_t>,
     this: Weak<Fabric>,
     receiver: OnceLock<Weak<dyn Receiver>>,
-    /// RPC ids that Mercury knows, and whether they are answered by nobody.
-    registered: RwLock<HashMap<u64, bool>>,
+    /// RPCs that Mercury knows, by their ids on the wire.
+    registered: RwLock<HashMap<u64, Rpc>>,
     spare: Mutex<Vec<Handle>>,
     /// To poll while waiting, where the plugin has one.
     descriptor: Option<RawFd>,
+    /// Whether a thread waits, where the descriptor does not show what goes from here to here: before Mercury 2.4.
+    asleep: Option<AtomicBool>,
     /// Where class and context are somebody else's.
     given: Option<GivenContext>,
     /// In [`NUMBERS`], and what it is part of: the location of an address of shared memory.
@@ -105,14 +116,14 @@ impl Fabric {
             // One that does not listen takes the number and touches no memory.
             let passed = begin(false)?;
             // SAFETY: nothing else refers to the class.
-            unsafe { hg::HG_Finalize(passed.as_ptr()) };
+            unsafe { hg::mochi_hg_finalize(passed.as_ptr()) };
             NUMBERS.lock().pass();
         }
         let class = begin(true)?;
         // SAFETY: the class is alive.
         let Some(context) = NonNull::new(unsafe { hg::HG_Context_create(class.as_ptr()) }) else {
             // SAFETY: nothing else refers to the class.
-            unsafe { hg::HG_Finalize(class.as_ptr()) };
+            unsafe { hg::mochi_hg_finalize(class.as_ptr()) };
             return None;
         };
         let fabric = Self::on(class, context, None);
@@ -146,6 +157,7 @@ impl Fabric {
             registered: RwLock::new(HashMap::new()),
             spare: Mutex::new(Vec::new()),
             descriptor: (descriptor >= 0).then_some(descriptor),
+            asleep: (!is_at_least(2, 4)).then(AtomicBool::default),
             given,
             ended: Mutex::new(Vec::new()),
             moving: AtomicUsize::new(0),
@@ -228,29 +240,39 @@ impl Fabric {
     }
 
     /// Lets requests of this id come in and go out. One that nobody answers must be known as such on both sides.
+    ///
+    /// # Errors
+    /// Mercury's, or that the id is taken: by the owner of a class that was given, or, where ids are short on the wire
+    /// ([`on_wire`]), by another.
     pub(super) fn register(&self, id: u64, one_way: bool) -> Result<(), Code> {
-        if self.registered.read().get(&id) == Some(&one_way) {
+        let (wire, rpc) = (on_wire(id), Rpc { id, one_way });
+        if self.registered.read().get(&wire) == Some(&rpc) {
             return Ok(());
         }
         let mut registered = self.registered.write();
-        if !registered.contains_key(&id) {
-            let proc: hg::hg_proc_cb_t = Some(hg::mochi_hg_proc_bytes);
-            let callback: hg::hg_rpc_cb_t = match &self.given {
-                Some(given) if given.is_registered(id) => return Err(hg::HG_EXIST),
-                Some(_) => Some(given::on_request),
-                None => Some(on_request),
-            };
-            // SAFETY: the class is alive, and the callbacks are functions of the types asked for.
-            succeed(unsafe { hg::HG_Register(self.class.as_ptr(), id, proc, proc, callback) })?;
+        match registered.get(&wire) {
+            Some(other) if other.id != id => return Err(hg::HG_EXIST),
+            Some(_) => {}
+            None => {
+                let proc: hg::hg_proc_cb_t = Some(hg::mochi_hg_proc_bytes);
+                let callback: hg::hg_rpc_cb_t = match &self.given {
+                    Some(given) if given.is_registered(wire) => return Err(hg::HG_EXIST),
+                    Some(_) => Some(given::on_request),
+                    None => Some(on_request),
+                };
+                // SAFETY: the class is alive, and the callbacks are functions of the types asked for.
+                succeed(unsafe { hg::HG_Register(self.class.as_ptr(), wire, proc, proc, callback) })?;
+            }
         }
         // SAFETY: the class is alive, and the id is registered.
-        succeed(unsafe { hg::HG_Registered_disable_response(self.class.as_ptr(), id, u8::from(one_way)) })?;
-        registered.insert(id, one_way);
+        succeed(unsafe { hg::HG_Registered_disable_response(self.class.as_ptr(), wire, u8::from(one_way)) })?;
+        registered.insert(wire, rpc);
         Ok(())
     }
 
     /// A request to be sent to `to`. The id was registered.
     pub(super) fn request(self: &Arc<Self>, to: &Addr, id: u64, one_way: bool) -> Result<Arc<Outgoing>, Code> {
+        let id = on_wire(id);
         let spare = self.spare.lock().pop();
         if let Some(handle) = spare {
             // SAFETY: the handle is alive and its operation over, and the address is alive.
@@ -298,6 +320,22 @@ impl Fabric {
         }
     }
 
+    /// Has what is sent wake this thread, until what is returned is dropped. `None` where the descriptor shows all there is.
+    pub(super) fn fall_asleep(&self) -> Option<Asleep<'_>> {
+        let asleep = self.asleep.as_ref()?;
+        asleep.store(true, Ordering::SeqCst);
+        Some(Asleep(asleep))
+    }
+
+    /// Something was sent, and it may be for this process.
+    fn has_sent(&self) {
+        if self.asleep.as_ref().is_some_and(|asleep| asleep.load(Ordering::SeqCst))
+            && let Some(receiver) = self.receiver.get().and_then(Weak::upgrade)
+        {
+            receiver.wake();
+        }
+    }
+
     /// Becomes readable when something arrives; `None` where the plugin has nothing of the kind.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         // SAFETY: the descriptor is Mercury's, and open as long as the context is.
@@ -320,7 +358,7 @@ impl Drop for Fabric {
         self.spare.get_mut().clear();
         if let Some(given) = &self.given {
             given::leave(given.context);
-            self.registered.get_mut().drain().for_each(|(id, _)| given.deregister(id));
+            self.registered.get_mut().drain().for_each(|(wire, _)| given.deregister(wire));
             return;
         }
         match self.finalize() {
@@ -344,7 +382,16 @@ impl Fabric {
         succeed(unsafe { hg::HG_Context_destroy(self.context.as_ptr()) })?;
         let _alone = BEGIN_OR_END.lock();
         // SAFETY: the only context is gone, and nobody else has the class.
-        succeed(unsafe { hg::HG_Finalize(self.class.as_ptr()) })
+        succeed(unsafe { hg::mochi_hg_finalize(self.class.as_ptr()) })
+    }
+}
+
+/// See [`Fabric::fall_asleep`].
+pub(super) struct Asleep<'a>(&'a AtomicBool);
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 
@@ -428,9 +475,8 @@ impl Outgoing {
         self.fabric.awaited.fetch_add(awaited, Ordering::AcqRel);
         // SAFETY: the handle is alive, and the bytes are read during the call only. The callback gets the pending
         // request, and comes once if this succeeds.
-        let code = unsafe {
-            hg::HG_Forward(self.raw(), Some(on_reply), pending.cast(), ptr::from_mut(&mut bytes).cast::<c_void>())
-        };
+        let code = unsafe { hg::mochi_hg_forward(self.raw(), Some(on_reply), pending.cast(), &mut bytes) };
+        self.fabric.has_sent();
         succeed(code).inspect_err(|_| {
             self.fabric.awaited.fetch_sub(awaited, Ordering::AcqRel);
             // SAFETY: it was made from a box just now, and no callback comes after a failure.
@@ -465,10 +511,15 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// The RPC.
-    pub(super) fn id(&self) -> u64 {
+    fn rpc(&self) -> Option<Rpc> {
         // SAFETY: the handle is alive.
-        unsafe { hg::mochi_hg_handle_id(self.handle.0) }
+        let wire = unsafe { hg::mochi_hg_handle_id(self.handle.0) };
+        self.fabric.registered.read().get(&wire).copied()
+    }
+
+    /// The RPC; 0 if it was deregistered meanwhile.
+    pub(super) fn id(&self) -> u64 {
+        self.rpc().map_or(0, |rpc| rpc.id)
     }
 
     /// Where it came from, in words.
@@ -489,7 +540,7 @@ impl Incoming {
 
     /// Whether the id that it came in on is one that nobody answers.
     pub(super) fn is_one_way(&self) -> bool {
-        self.fabric.registered.read().get(&self.id()) == Some(&true)
+        self.rpc().is_some_and(|rpc| rpc.one_way)
     }
 
     /// Whether an answer of that length does not fit into one message.
@@ -507,8 +558,9 @@ impl Incoming {
         // the fabric, and comes once if this succeeds.
         let code = unsafe {
             let fabric = fabric.cast_mut().cast::<c_void>();
-            hg::HG_Respond(self.handle.0, Some(on_sent), fabric, ptr::from_mut(&mut bytes).cast::<c_void>())
+            hg::mochi_hg_respond(self.handle.0, Some(on_sent), fabric, &mut bytes)
         };
+        self.fabric.has_sent();
         succeed(code).inspect_err(|_| {
             // SAFETY: it was made from an `Arc` just now, and no callback comes after a failure.
             drop(unsafe { Arc::from_raw(fabric) });
@@ -553,11 +605,10 @@ fn refuse(handle: &Handle) {
     let answer = super::unserved(id);
     let mut bytes = parts(&answer, &[]);
     // SAFETY: the handle is alive, the bytes are read during the call only, and no callback is asked for.
-    unsafe { hg::HG_Respond(handle.0, None, ptr::null_mut(), ptr::from_mut(&mut bytes).cast::<c_void>()) };
+    unsafe { hg::mochi_hg_respond(handle.0, None, ptr::null_mut(), &mut bytes) };
 }
 
-const EMPTY: hg::mochi_hg_payload =
-    hg::mochi_hg_payload { data: ptr::null_mut(), size: 0, exact: false, fetched: false };
+const EMPTY: hg::mochi_hg_payload = hg::mochi_hg_payload { data: ptr::null_mut(), size: 0, fetched: false };
 
 /// # Safety
 /// The payload is one that Mercury gave out, and it lives for `'a`.

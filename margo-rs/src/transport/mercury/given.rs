@@ -25,6 +25,9 @@ pub use mochi_sys::mercury::{hg_class_t, hg_context_t};
 /// `__identity__`, `__mochi_rs__` and `__mochi_rs_one_way__`. All are deregistered at its end. An id that is registered
 /// already stays the owner's, and is an error for the engine: so a class that Margo uses cannot be given, nor one to two
 /// engines. Engines with classes of their own, and Margo with its own, live in one process without knowing each other.
+///
+/// **Releases.** Before Mercury 2.4 a class that was started elsewhere is refused: the length of a received message is
+/// found out there by functions that this crate has to put in place before the class has a context.
 #[derive(Clone, Copy)]
 pub struct GivenContext {
     pub(super) class: NonNull<hg_class_t>,
@@ -51,6 +54,12 @@ impl GivenContext {
     pub(super) fn is_listening(&self) -> bool {
         // SAFETY: the class is alive, by the promise of `new`.
         unsafe { hg::mochi_hg_class_is_listening(self.class.as_ptr()) }
+    }
+
+    /// Whether Mercury tells how long messages are that come in over it.
+    pub(super) fn tells_lengths(&self) -> bool {
+        // SAFETY: the class is alive, by the promise of `new`.
+        unsafe { hg::mochi_hg_class_tells_lengths(self.class.as_ptr()) }
     }
 
     /// Whether that id is registered on the class, by whomever.

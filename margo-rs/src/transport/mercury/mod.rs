@@ -40,6 +40,7 @@ mod numbers;
 mod options;
 #[allow(unsafe_code)]
 mod registration;
+mod wire_id;
 
 use self::envelope::{Answer, HELLO, Head, Hello, Kind, Purpose, TUNNEL, TUNNEL_ONE_WAY, Welcome};
 use self::fabric::{Code, Fabric, Incoming, Receiver, explain};
@@ -183,7 +184,12 @@ impl MercuryTransport {
                 "the class that was given does not listen, and an engine must be reached by its peers",
             ));
         }
-        if [HELLO, TUNNEL, TUNNEL_ONE_WAY].iter().any(|id| given.is_registered(id.as_u64())) {
+        if !given.tells_lengths() {
+            return Err(refused(
+                "on a class that was started elsewhere, Mercury before 2.4 does not tell how long messages are",
+            ));
+        }
+        if [HELLO, TUNNEL, TUNNEL_ONE_WAY].iter().any(|id| given.is_registered(wire_id::on_wire(id.as_u64()))) {
             return Err(refused(
                 "the class that was given serves an engine already, or Margo: their __identity__ would be in the way",
             ));
@@ -216,6 +222,9 @@ impl MercuryTransport {
         let refused = || ListenError::Location { address: address.clone(), reason: location::why_not(address) };
         let failed = |source: io::Error| ListenError::Io { address: address.clone(), source };
         let name = fabric::c_name(name).ok_or_else(refused)?;
+        if let Some(reason) = options::why_not_this_library() {
+            return Err(ListenError::Location { address: address.clone(), reason });
+        }
         let options = Options::new(config)?;
         let fabric = Fabric::start(&name, &options).ok_or_else(refused)?;
         let printed = fabric.address().map_err(|code| failed(io::Error::other(explain(code))))?.parse::<Address>()?;
@@ -622,9 +631,9 @@ impl Receiver for Shared {
     }
 }
 
-/// The answer to a request of that id that was not served to its end.
+/// The answer to a request of that id on the wire that was not served to its end.
 fn unserved(id: u64) -> [u8; Answer::LEN] {
-    if id == TUNNEL.as_u64() { Answer::Gone.encode() } else { Status::PERMISSION.0.to_le_bytes() }
+    if id == wire_id::on_wire(TUNNEL.as_u64()) { Answer::Gone.encode() } else { Status::PERMISSION.0.to_le_bytes() }
 }
 
 /// Where a request came from, if Mercury's words for it are an address.
@@ -681,12 +690,16 @@ impl Transport for MercuryTransport {
 
     fn park(&self, until: Option<Instant>) {
         let fabric = self.shared.fabric();
-        if !self.shared.deferred.lock().is_empty() || fabric.as_ref().is_some_and(|fabric| fabric.is_ready()) {
+        let asleep = fabric.as_ref().and_then(|fabric| fabric.fall_asleep());
+        // What was sent before that was not shown by anything.
+        let polled = if asleep.is_some() { self.shared.poll_once() } else { Some(false) };
+        let is_ready = || fabric.as_ref().is_some_and(|fabric| fabric.is_ready());
+        if polled == Some(true) || !self.shared.deferred.lock().is_empty() || is_ready() {
             return;
         }
         let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
         let is_moving = fabric.as_ref().is_some_and(|fabric| fabric.is_moving());
-        if is_moving || !self.shared.grants.is_empty() {
+        if is_moving || !self.shared.grants.is_empty() || polled.is_none() {
             // Where software moves the bytes, it does so in small steps inside of progress, on both sides.
             wait = wait.min(BLIND_WAIT);
         }

@@ -98,12 +98,16 @@ impl Options {
         config.no_bulk_eager = Some(raw.no_bulk_eager);
         config.no_loopback = Some(raw.no_loopback);
         config.stats = Some(raw.stats);
-        config.no_multi_recv = Some(raw.no_multi_recv);
-        config.release_input_early = Some(raw.release_input_early);
-        config.traffic_class = Some(given.traffic_class.unwrap_or(TrafficClass::Unspec));
-        config.no_overflow = Some(raw.no_overflow);
-        config.multi_recv_op_max = Some(raw.multi_recv_op_max);
-        config.multi_recv_copy_threshold = Some(raw.multi_recv_copy_threshold);
+        if is_at_least(2, 3) {
+            config.no_multi_recv = Some(raw.no_multi_recv);
+            config.release_input_early = Some(raw.release_input_early);
+        }
+        if is_at_least(2, 4) {
+            config.traffic_class = Some(given.traffic_class.unwrap_or(TrafficClass::Unspec));
+            config.no_overflow = Some(raw.no_overflow);
+            config.multi_recv_op_max = Some(raw.multi_recv_op_max);
+            config.multi_recv_copy_threshold = Some(raw.multi_recv_copy_threshold);
+        }
         config
     }
 
@@ -139,9 +143,36 @@ fn wrong(key: &str, reason: &str) -> ListenError {
     ListenError::Option(format!("mercury.{key}: {reason}"))
 }
 
+/// Why the library that was loaded cannot be used: it is of another release than the headers.
+pub(super) fn why_not_this_library() -> Option<String> {
+    // SAFETY: a function without arguments.
+    let is_right = unsafe { hg::mochi_hg_is_compiled_release() };
+    let compiled = mochi_sys::MERCURY_VERSION.unwrap_or("another release");
+    (!is_right).then(|| {
+        format!(
+            "this was compiled against Mercury {compiled}, and another release of it was loaded: see LD_LIBRARY_PATH, \
+             or build again"
+        )
+    })
+}
+
 /// # Errors
 /// An option is set that the installed Mercury would leave aside without a word.
 fn check_build(config: &MercuryConfig) -> Result<(), ListenError> {
+    let later = [
+        ("no_multi_recv", config.no_multi_recv.is_some(), [2, 3]),
+        ("release_input_early", config.release_input_early.is_some(), [2, 3]),
+        ("traffic_class", config.traffic_class.is_some(), [2, 4]),
+        ("no_overflow", config.no_overflow.is_some(), [2, 4]),
+        ("multi_recv_op_max", config.multi_recv_op_max.is_some(), [2, 4]),
+        ("multi_recv_copy_threshold", config.multi_recv_copy_threshold.is_some(), [2, 4]),
+    ];
+    if let Some((key, _, [major, minor])) =
+        later.into_iter().find(|(_, is_set, [major, minor])| *is_set && !is_at_least(*major, *minor))
+    {
+        let here = mochi_sys::MERCURY_VERSION.unwrap_or("older");
+        return Err(wrong(key, &format!("Mercury has it from {major}.{minor} on; the installed one is {here}")));
+    }
     // SAFETY: functions without arguments that return a constant.
     let has_checksums = unsafe { hg::mochi_hg_has_checksums() };
     if config.checksum_level.is_some_and(|level| level != ChecksumLevel::None) && !has_checksums {
@@ -153,6 +184,12 @@ fn check_build(config: &MercuryConfig) -> Result<(), ListenError> {
         return Err(wrong("auto_sm", "the installed Mercury was built without shared memory (Spack: ~sm)"));
     }
     Ok(())
+}
+
+/// Whether this was compiled against that release of Mercury or a later one.
+pub(super) fn is_at_least(major: u32, minor: u32) -> bool {
+    // SAFETY: a function of two numbers.
+    unsafe { hg::mochi_hg_at_least(major, minor) }
 }
 
 fn addr_format(format: AddressFormat) -> u8 {
