@@ -441,6 +441,22 @@ bool mochi_hg_is_network_error(hg_return_t code)
     }
 }
 
+hg_return_t mochi_hg_bulk_transfer(hg_context_t *context, hg_cb_t callback, void *arg, hg_bulk_op_t op,
+    hg_addr_t origin_addr, hg_bulk_t origin, hg_size_t origin_offset, hg_bulk_t local, hg_size_t local_offset,
+    hg_size_t size, hg_op_id_t *op_id)
+{
+    hg_return_t ret = HG_Bulk_transfer(
+        context, callback, arg, op, origin_addr, origin, origin_offset, local, local_offset, size, op_id);
+#if !AT_LEAST(2, 4)
+    /* What the plugin refuses keeps a reference to either handle there; what is refused before that has none. */
+    if (mochi_hg_is_network_error(ret)) {
+        (void) HG_Bulk_free(origin);
+        (void) HG_Bulk_free(local);
+    }
+#endif
+    return ret;
+}
+
 hg_size_t mochi_hg_bulk_size(hg_bulk_t bulk)
 {
     return HG_Bulk_get_size(bulk);

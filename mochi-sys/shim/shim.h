@@ -126,6 +126,10 @@ hg_return_t mochi_hg_trigger(hg_context_t *context, unsigned int max_count, unsi
 /* Whether a code says that the peer or the way to it is gone, not that this one operation failed. */
 bool mochi_hg_is_network_error(hg_return_t code);
 
+/* HG_Bulk_transfer, which holds nothing if it fails. */
+hg_return_t mochi_hg_bulk_transfer(hg_context_t *context, hg_cb_t callback, void *arg, hg_bulk_op_t op,
+    hg_addr_t origin_addr, hg_bulk_t origin, hg_size_t origin_offset, hg_bulk_t local, hg_size_t local_offset,
+    hg_size_t size, hg_op_id_t *op_id);
 hg_size_t mochi_hg_bulk_size(hg_bulk_t bulk);
 
 /* As the C compiler sees them. */

@@ -180,7 +180,7 @@ impl Operation {
         // SAFETY: context, address and handles are alive and of one class, and held until the callback comes, which it
         // does once if this succeeds. The name is written to a valid place.
         let code = unsafe {
-            hg::HG_Bulk_transfer(
+            hg::mochi_hg_bulk_transfer(
                 fabric.context.as_ptr(),
                 Some(on_ended),
                 held.cast(),
