@@ -692,9 +692,9 @@ impl Transport for MercuryTransport {
         let fabric = self.shared.fabric();
         let asleep = fabric.as_ref().and_then(|fabric| fabric.fall_asleep());
         // What was sent before that was not shown by anything.
-        let polled = if asleep.is_some() { self.shared.poll_once() } else { Some(false) };
+        let polled = if asleep.is_some() { self.shared.poll_once() } else { Some(Polled::Idle) };
         let is_ready = || fabric.as_ref().is_some_and(|fabric| fabric.is_ready());
-        if polled == Some(true) || !self.shared.deferred.lock().is_empty() || is_ready() {
+        if matches!(polled, Some(Polled::Progress)) || !self.shared.deferred.lock().is_empty() || is_ready() {
             return;
         }
         let mut wait = until.map_or(WAIT_MAX, |until| until.saturating_duration_since(Instant::now()).min(WAIT_MAX));
