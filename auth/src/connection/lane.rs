@@ -11,10 +11,10 @@ use super::pace::{OnItsWay, Pace};
 use super::places::Places;
 use crate::clock;
 use crate::protocol::Tick;
-use crate::session::ClientSession;
+use crate::session::{self, ClientSession};
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
-use margo_rs::Standing;
+use margo_rs::{RawCall, Standing};
 use parking_lot::{Mutex, RwLock};
 
 /// Servers keep a session at least this long that was not used yet, less a second for the way there.
@@ -41,6 +41,14 @@ pub(super) struct Live {
     lost: AtomicBool,
     places: Places,
     pace: Pace,
+    /// The message that closes it, once it is made: whoever gives up waiting for its answer leaves it to the next.
+    pub(super) closing: Mutex<Option<Closing>>,
+}
+
+/// A closing message that is on its way.
+pub(super) struct Closing {
+    pub(super) raw: RawCall,
+    pub(super) call: session::Call,
 }
 
 /// The wait after a failed attempt to replace a session that is still good.
@@ -72,6 +80,7 @@ impl Live {
             lost: AtomicBool::new(false),
             places: Places::new(terms.max_in_flight),
             pace: Pace::new(terms.window_bits),
+            closing: Mutex::new(None),
             session,
         }
     }
@@ -144,6 +153,11 @@ impl Live {
     /// Puts off its replacement, which has just failed.
     pub(super) fn renew_later(&self) {
         self.renew_at.store(clock::now().after(RENEW_AGAIN).0, Ordering::Relaxed);
+    }
+
+    /// Whether the server has been sent the message that closes it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.lock().as_ref().is_some_and(|closing| closing.raw.is_sent())
     }
 
     /// Whether no call is in flight in it.

@@ -11,10 +11,10 @@ mod places;
 
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 use margo_rs::{Address, Endpoint, ProviderId, Rpc, Timer};
@@ -26,7 +26,7 @@ pub use builder::ConnectionBuilder;
 pub use call::Call;
 pub use error::{CallError, OpenError, RpcName};
 
-use lane::{Fitness, Lane, Live, Ticket};
+use lane::{Closing, Fitness, Lane, Live, Ticket};
 
 use crate::bulk::{Level, Offer, ProtectedBulkError, Sink};
 use crate::clock;
@@ -158,8 +158,9 @@ impl Connection {
     /// sent.
     ///
     /// It takes no longer than the longest deadline of the calls in flight, or the default timeout if that is longer.
-    /// Dropping the future stops the wait; the connection takes no calls all the same, and its sessions end when `close` is
-    /// called again, which may not wait for handlers then, or when the last clone is dropped.
+    /// Dropping the future stops the wait; the connection takes no calls all the same. Its sessions end, and handlers are
+    /// waited for, when `close` is called again, which goes on where the first was given up; or they end when the last clone
+    /// is dropped.
     ///
     /// Dropping the last clone, and the last call, ends the sessions without waiting for anything: there is nothing in flight
     /// then but messages that want no answer.
@@ -329,10 +330,20 @@ impl Inner {
     async fn end_session(&self, live: &Live) -> Result<(), CallError> {
         live.spend();
         self.all_arrived(live).await;
-        let Ok((message, call)) = live.session.close(clock::now()) else { return Ok(()) };
-        let left = self.last_deadline().saturating_duration_since(Instant::now());
-        let closed = self.endpoint.call_raw(handshake::rpc(), &message).timeout(left.max(self.default_timeout));
-        let mut reply = closed.await?;
+        if live.closing.lock().is_none() {
+            let Ok((message, call)) = live.session.close(clock::now()) else { return Ok(()) };
+            let left = self.last_deadline().saturating_duration_since(Instant::now());
+            let raw = self.endpoint.call_raw(handshake::rpc(), &message).timeout(left.max(self.default_timeout));
+            *live.closing.lock() = Some(Closing { raw, call });
+        }
+        let closed = poll_fn(|cx| {
+            let mut closing = live.closing.lock();
+            let answered = ready!(Pin::new(&mut closing.as_mut().expect("only taken here").raw).poll(cx));
+            Poll::Ready((answered, closing.take().expect("it is here").call))
+        });
+        // Nobody else is here: whoever closes holds `closer`.
+        let (answered, call) = closed.await;
+        let mut reply = answered?;
         if BareError::is_one(&reply) {
             return Ok(()); // the server has forgotten it already, or somebody says so, who could also have dropped this
         }
@@ -345,7 +356,7 @@ impl Inner {
     /// Tells the server that a session is over, as far as that goes without waiting.
     fn send_close(&self, live: &Live) {
         let now = clock::now();
-        if live.has_ended(now) {
+        if live.is_closing() || live.has_ended(now) {
             return; // the server has forgotten it
         }
         if let Ok((message, _)) = live.session.close(now) {

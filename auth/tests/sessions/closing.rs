@@ -1,5 +1,8 @@
 //! How connections are closed: what is in flight is finished, nothing else is begun.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::thread;
 use std::time::Duration;
 
@@ -145,6 +148,33 @@ fn a_close_that_is_given_up_can_be_taken_up_again() {
     assert_eq!(call.wait().unwrap(), 5);
     server.close().wait().unwrap();
     assert_eq!(auth.counts().sessions, 0);
+}
+
+/// Also when it was given up after the server had been told: what a later `close` promises is the same.
+#[test]
+fn a_close_that_is_taken_up_again_waits_for_the_handlers_too() {
+    let auth = serve(builder());
+    let go = serve_gate(&auth);
+    let (_engine, server) = connect(&auth, ALICE);
+    let call = server.call(GATE, &()).start();
+    eventually("the handlers run", || runs(&auth, 1));
+    {
+        let mut closing = pin!(server.close());
+        poll_fn(|cx| Poll::Ready(assert!(closing.as_mut().poll(cx).is_pending()))).wait();
+        comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
+    }
+    {
+        // Whoever is told at once is told within this: the server has nothing else to do.
+        let mut closing = pin!(server.close());
+        let mut polled = || poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx).is_pending())).wait();
+        for _ in 0..50 {
+            assert!(polled(), "the call still runs");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+    go.send(true).unwrap();
+    server.close().wait().unwrap();
+    assert_eq!(call.wait().unwrap(), 5);
 }
 
 #[test]
