@@ -160,7 +160,8 @@ fn a_close_that_is_taken_up_again_waits_for_the_handlers_too() {
     eventually("the handlers run", || runs(&auth, 1));
     {
         let mut closing = pin!(server.close());
-        poll_fn(|cx| Poll::Ready(assert!(closing.as_mut().poll(cx).is_pending()))).wait();
+        let waits = poll_fn(|cx| Poll::Ready(closing.as_mut().poll(cx).is_pending())).wait();
+        assert!(waits, "the call still runs");
         comes_to("no session is left", || auth.counts(), |counts| counts.sessions == 0);
     }
     {
