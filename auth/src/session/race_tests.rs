@@ -114,3 +114,51 @@ fn closing_expiry_and_new_keys_race_with_calls_and_none_is_garbled() {
         assert!(sealing.epoch() >= 10 && opening.epoch() >= 10, "{} {}", sealing.epoch(), opening.epoch());
     }
 }
+
+#[test]
+fn no_request_is_let_in_once_its_sessions_close_was_answered() {
+    const ROUNDS: usize = 1000;
+    let table = table();
+    let (let_in, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    for round in 0..ROUNDS {
+        let pair = Pair::of(&table, Suite::Aes256Gcm, Protection::Sealed, 1);
+        let day = Day { now: AtomicU64::new(0), answered: AtomicUsize::new(0), refused: AtomicUsize::new(0) };
+        day.call(&pair, b"first");
+        let (ready, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        // Without sleep: both are to begin at the same moment.
+        let begins = || {
+            ready.fetch_add(1, Ordering::SeqCst);
+            (0..1_000_000).take_while(|_| ready.load(Ordering::SeqCst) < 2).for_each(|_| std::hint::spin_loop());
+        };
+        let sealed = pair.client.call(TARGET, Content::default(), Draft::copy_of(&[7; 60_000]), Tick(0));
+        let (mut request, _call) = sealed.unwrap_or_else(|error| panic!("{error}"));
+        let (mut close, _) = pair.client.close(Tick(0)).expect("it is open");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begins();
+                match table.open(Incoming::parse(&mut request).expect("a message"), Tick(0)) {
+                    Ok(request) => {
+                        let_in.fetch_add(1, Ordering::SeqCst);
+                        // Whoever closes waits for this request as long as it is here.
+                        assert_eq!(answered.load(Ordering::SeqCst), 0, "round {round}");
+                        drop(request);
+                    }
+                    Err(RequestRefused::UnknownSession | RequestRefused::Ended(_)) => {
+                        refused.fetch_add(1, Ordering::SeqCst);
+                    }
+                    Err(other) => panic!("{other}"),
+                }
+            });
+            begins();
+            // Both orders should come up.
+            (0..(round % 8) * 100).for_each(|_| std::hint::spin_loop());
+            let closing = table.open(Incoming::parse(&mut close).expect("a message"), Tick(0)).expect("authentic");
+            assert!(table.close(&closing.responder.session().id()));
+            while closing.responder.session().running() > 1 {
+                std::thread::yield_now();
+            }
+            answered.store(1, Ordering::SeqCst);
+        });
+    }
+    assert_eq!(let_in.into_inner() + refused.into_inner(), ROUNDS);
+}

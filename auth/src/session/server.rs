@@ -230,7 +230,7 @@ impl Session {
     /// What may be done in it.
     #[inline]
     pub fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
+        match self.state.load(Ordering::SeqCst) {
             0 => State::HalfOpen,
             1 => State::Open,
             2 => State::Draining,
@@ -322,12 +322,14 @@ impl Session {
         if self.last_used.load(Ordering::Relaxed) < now.0 {
             self.last_used.fetch_max(now.0, Ordering::Relaxed);
         }
-        let running = self.running.fetch_add(1, Ordering::AcqRel);
+        let running = self.running.fetch_add(1, Ordering::SeqCst);
         let calls_borne = self.calls_borne();
         let responder = Responder { session: self, seq, tag, target };
-        // Somebody may have ended it meanwhile; a close lets through what it did not overtake, a revocation nothing.
-        if responder.session.state() == State::Dead {
-            return Err(RequestRefused::Ended(State::Dead));
+        // Somebody may have ended it meanwhile. Who closes looks in the other order: it ends the session, and then waits for
+        // what is counted.
+        let state = responder.session.state();
+        if state >= State::Draining {
+            return Err(RequestRefused::Ended(state));
         }
         let body = message.into_body();
         Ok(Request { kind, content, body, responder, over_limit: running >= calls_borne, is_first })
