@@ -160,6 +160,12 @@ fn a_peer_that_keeps_what_it_was_lent_is_lent_no_more_than_some() {
     let _alone = alone("a_peer_that_keeps_what_it_was_lent_is_lent_no_more_than_some");
     nothing_is_lent();
     let server = serve();
+    {
+        // What the server makes for its first call, its handlers' threads and what they poll, stays.
+        let (_client, to) = reach(server.address().as_str());
+        assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3);
+    }
+    all_is_over(&server);
     let before = descriptors("self").len();
     let mut raw = Raw::connect(&server);
     let mut kept = Vec::new();
