@@ -69,12 +69,16 @@ pub mod mercury;
 pub mod sm;
 pub mod tcp;
 
+mod allowances;
 mod choose;
 mod intake;
 mod loopback;
+mod outgoing;
 mod pace;
 mod poller;
+mod restraint;
 mod same_node;
+mod timers;
 
 pub use choose::protocol_help;
 

@@ -1,7 +1,7 @@
 //! Taking in the links that peers open.
 
+use super::super::timers::Watch;
 use super::connection::Connection;
-use super::timers::Watch;
 use super::{LISTENER, Shared, socket};
 use rustix::io::Errno;
 use std::io;
@@ -50,7 +50,7 @@ impl Shared {
     }
 
     fn take_in(self: &Arc<Self>, socket: rustix::fd::OwnedFd) -> io::Result<()> {
-        if self.accepted.load(Ordering::Relaxed) >= self.limits.max_connections {
+        if self.accepted.load(Ordering::Relaxed) >= self.allowances.limits.max_connections {
             return Err(io::Error::other("too many connections"));
         }
         let connection = Connection::accepted(self, self.new_token(), socket)?;
@@ -60,7 +60,7 @@ impl Shared {
             return Err(error);
         }
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        self.add_timer(self.limits.handshake_timeout, connection.token, Watch::Handshake);
+        self.add_timer(self.allowances.limits.handshake_timeout, connection.token, Watch::Handshake);
         // Its hello may be here already, noticed by epoll or not.
         self.list_ready(connection.token);
         Ok(())

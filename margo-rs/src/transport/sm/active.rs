@@ -1,5 +1,6 @@
 //! The links that are in use, which the polling thread looks at without being told.
 
+use super::super::restraint::Restrained;
 use super::connection::{Connection, Lane, ReadOutcome};
 use super::memory::fence;
 use super::patience::Patience;
@@ -149,7 +150,7 @@ impl Active {
     /// Goes on with what there is. `true` if that was anything.
     pub(super) fn attend(&mut self, scratch: &mut [u8]) -> bool {
         let outcome = self.connection.attend(scratch);
-        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.is_stopped());
+        self.lookout.read_to(self.lane.position.load(Ordering::Relaxed), self.connection.restraint().is_stopped());
         self.more = outcome == ReadOutcome::MoreToCome;
         self.used |= outcome != ReadOutcome::Nothing;
         outcome != ReadOutcome::Nothing

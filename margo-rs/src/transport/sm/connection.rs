@@ -8,8 +8,10 @@ mod sending;
 use self::lending::{Copying, DataWay};
 use self::receiving::Up;
 use super::super::PeerCredentials;
-use super::super::pace::Pace;
+use super::super::outgoing::Outgoing;
+use super::super::restraint::{HOARDED, Restrained, Restraint, STALLED};
 use super::super::same_node::Offer;
+use super::super::timers::Watch;
 use super::Shared;
 use super::credentials;
 use super::loan::borrower::Borrowed;
@@ -22,8 +24,8 @@ use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents};
-use crate::wire::{Backlog, FRAME_MAX, Outbound, RequestHead, Transfers, WriteJob};
-use parking_lot::Mutex;
+use crate::wire::{RequestHead, WriteJob};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
@@ -39,17 +41,8 @@ const RING: usize = 128 * 1024;
 const CLOSED_BY_PEER: &str = "the peer closed the connection";
 /// How the reason begins when the peer broke the protocol.
 const PROTOCOL_ERROR: &str = "protocol error";
-/// The reason when the peer began a message and sends nothing more.
-const STALLED: &str = "the peer stopped in the middle of a message";
 /// The reason when the peer takes nothing out of the ring.
 const UNREAD: &str = "the peer reads nothing any more";
-
-/// Small answers that may wait for a peer while its requests are held, as a multiple of what it may have begun and not ended:
-/// only one that breaks the limits gets there.
-const ANSWERS_MARGIN: usize = 2;
-
-/// The reason when memory is short and the peer does not read the answers that hold it.
-const HOARDED: &str = "the peer does not read its answers, and others need the memory";
 
 /// Phases of a connection, in order.
 mod phase {
@@ -73,8 +66,6 @@ pub(super) struct Connection {
     credentials: OnceLock<PeerCredentials>,
     /// For those that we open.
     to: Option<Target>,
-    /// Small answers waiting to be sent while requests are held, past which nothing more is read.
-    max_answers: usize,
     /// The peer opened it.
     accepted: bool,
     phase: AtomicU8,
@@ -102,20 +93,13 @@ pub(super) struct Connection {
     withdrawn: AtomicBool,
     /// Requests sent that want a response; changed under the lock of the outbox.
     requests: AtomicU64,
-    /// What is read, looked at in the middle of a message.
-    read: Pace,
-    mid_message: AtomicBool,
     /// What the peer had read when that was looked at, and whether somebody looks.
     taken: AtomicU64,
     watched_blocked: AtomicBool,
     /// The peer has closed its side: what stands in the ring is all.
     hangup: AtomicBool,
-    /// Responses may have piled up: no request is handled before that was looked at.
-    overfull: AtomicBool,
-    /// Nothing more is read; changed under the lock of the outbox.
-    stopped: AtomicBool,
-    /// What is written, looked at while requests are held.
-    written: Pace,
+    /// How the peer keeps up.
+    restraint: Restraint,
 }
 
 /// Where to connect to, and who must be there.
@@ -136,28 +120,17 @@ pub(super) struct Lane {
 }
 
 struct Outbox {
-    queue: Outbound,
-    transfers: Transfers,
+    /// What is queued.
+    outgoing: Outgoing,
     job: WriteJob,
     /// Our segment while the peer's is awaited.
     own: Option<Arc<Segment>>,
     writer: Option<Writer>,
-    /// Requests are held because too many responses are queued.
-    requests_held: bool,
-    /// What the queued responses take of what all connections may.
-    backlog: Backlog,
 }
 
 struct Writer {
     producer: Producer<Arc<Segment>>,
     lane: Arc<Lane>,
-}
-
-impl Outbox {
-    /// Takes down what the queued responses take of what all connections may.
-    fn count_answers(&mut self) {
-        self.backlog.update(self.queue.response_memory());
-    }
 }
 
 enum Inbox {
@@ -216,19 +189,15 @@ impl Connection {
             credentials: OnceLock::new(),
             accepted: to.is_none(),
             to,
-            max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
             this: this.clone(),
             events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
-                queue: Outbound::new(FRAME_MAX),
-                transfers: Transfers::new(shared.limits.requests_borne()),
+                outgoing: shared.allowances.outgoing(),
                 job: WriteJob::default(),
                 own: None,
                 writer: None,
-                requests_held: false,
-                backlog: shared.backlog(),
             }),
             inbox: Mutex::new(Inbox::Greeting),
             lender: Mutex::default(),
@@ -240,19 +209,11 @@ impl Connection {
             blocked: AtomicBool::new(false),
             withdrawn: AtomicBool::new(false),
             requests: AtomicU64::new(0),
-            read: Pace::default(),
-            mid_message: AtomicBool::new(false),
             taken: AtomicU64::new(0),
             watched_blocked: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
-            overfull: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            written: Pace::default(),
+            restraint: shared.allowances.restraint(),
         })
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::CLOSED
     }
 
     /// Whether the handshake is over, one way or the other.
@@ -330,10 +291,8 @@ impl Connection {
             tracing::debug!(peer = %self.peer, reason, "connection ended");
         }
         let mut outbox = self.outbox.lock();
-        outbox.queue.clear();
-        outbox.transfers.clear();
+        outbox.outgoing.clear();
         outbox.job = WriteJob::default();
-        outbox.backlog.update(0);
         outbox.own = None;
         outbox.writer = None;
         drop(outbox);
@@ -351,6 +310,47 @@ impl Connection {
     /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
     pub(super) fn clear_inbox(&self) {
         *self.inbox.lock() = Inbox::Closed;
+    }
+}
+
+impl Restrained for Connection {
+    fn restraint(&self) -> &Restraint {
+        &self.restraint
+    }
+
+    fn outgoing(&self) -> MappedMutexGuard<'_, Outgoing> {
+        MutexGuard::map(self.outbox.lock(), |outbox| &mut outbox.outgoing)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::CLOSED
+    }
+
+    fn is_unwritable(&self) -> bool {
+        false
+    }
+
+    fn schedule(&self, flush: Flush) {
+        match flush {
+            Flush::Now => self.flush(),
+            Flush::Later => {
+                if !self.listed.swap(true, Ordering::AcqRel)
+                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
+                {
+                    shared.list_dirty(this);
+                }
+            }
+        }
+    }
+
+    fn look_after(&self, watch: Watch) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.look_after(self.token, watch);
+        }
+    }
+
+    fn events(&self) -> Option<Arc<dyn LinkEvents>> {
+        self.events.lock().clone()
     }
 }
 
@@ -376,7 +376,7 @@ impl Link for Connection {
             drop(outbox);
             return self.after_direct(ringing);
         }
-        outbox.queue.request(call.0, head, payload);
+        outbox.outgoing.queue.request(call.0, head, payload);
         self.queues.store(true, Ordering::Release);
         drop(outbox);
         self.schedule(flush);
@@ -391,9 +391,9 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        outbox.queue.response(call.0, payload);
+        outbox.outgoing.queue.response(call.0, payload);
         self.queues.store(true, Ordering::Release);
-        self.note_queued(&mut outbox);
+        self.restraint.note_queued(&mut outbox.outgoing);
         drop(outbox);
         self.schedule(flush);
     }
@@ -402,12 +402,7 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        if !transfers.cancel(call.0, queue) {
-            queue.cancel(call.0);
-        }
-        drop(outbox);
+        self.outgoing().cancel(call.0);
         self.schedule(Flush::Now);
     }
 
@@ -418,7 +413,7 @@ impl Link for Connection {
             // The link's end is the transfer's, and has been told or is about to be.
             return Ok(());
         }
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let Outgoing { queue, transfers, .. } = &mut outbox.outgoing;
         match way {
             DataWay::Ring => transfers.begin(call.0, transfer, queue),
             DataWay::Borrow => transfers.begin_borrowing(call.0, transfer, queue),
@@ -440,7 +435,7 @@ impl Link for Connection {
         }
         let outbox = self.outbox.lock();
         let [head, chunk] = outbox.job.slices();
-        outbox.queue.queued() + head.len() + chunk.len()
+        outbox.outgoing.queue.queued() + head.len() + chunk.len()
     }
 
     fn close(&self, reason: &str) {

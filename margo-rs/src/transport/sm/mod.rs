@@ -24,23 +24,23 @@ mod ring_tests;
 mod sealed;
 mod segment;
 mod socket;
-mod timers;
 
 use self::active::Polling;
 use self::connection::{Connection, Target};
 use self::loan::Loans;
 use self::loan::lendable::{LendableMemory, Lending};
 use self::location::Listener;
-use self::timers::{Timers, Watch};
+use super::allowances::Allowances;
 use super::poller::{HANGUP, Poller};
+use super::restraint::Restrained;
 use super::same_node::{Door, Offer};
+use super::timers::{Timers, Watch};
 use super::{Acceptor, Link, LinkEvents, Polled, Registration, Transport};
 use crate::address::Address;
 use crate::bulk::{Memory, Permission, Segment};
 use crate::error::{ConnectError, ListenError};
 use crate::limits::Limits;
 use crate::warnings::Warnings;
-use crate::wire::{Backlog, Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::net::SocketAddrUnix;
 use std::collections::HashMap;
@@ -54,8 +54,6 @@ pub(crate) use self::location::{PROTOCOL, resolve};
 
 /// The listener's token.
 const LISTENER: u64 = 1;
-/// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
-const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 /// Pause before a server whose queue is full is asked again.
 const CONNECT_RETRY: Duration = Duration::from_millis(2);
 
@@ -66,12 +64,7 @@ pub struct SmTransport {
 
 /// What connections share with their transport.
 struct Shared {
-    limits: Limits,
-    /// Of messages that are still arriving, and of requests that are held.
-    budget: Arc<Budget>,
-    /// Of answers that wait for peers to read them.
-    answers: Arc<Budget>,
-    instance: u64,
+    allowances: Allowances,
     poller: Poller,
     acceptor: OnceLock<Arc<dyn Acceptor>>,
     /// Decides instead of the acceptor, where the socket is an unlisted one.
@@ -153,7 +146,7 @@ impl SmTransport {
         let at = location::unlisted(instance)
             .map_err(|error| ConnectError::Unreachable { address: peer.clone(), source: Arc::new(error.into()) })?;
         let to = Target { at, uid: offer.uid, offer: Some(offer) };
-        self.open(peer, to, patience.min(self.shared.limits.connect_timeout), events)
+        self.open(peer, to, patience.min(self.shared.allowances.limits.connect_timeout), events)
     }
 
     fn open(
@@ -237,10 +230,7 @@ impl SmTransport {
             poller.watch_input(&listener.socket, LISTENER)?;
         }
         let shared = Arc::new(Shared {
-            budget: Arc::new(Budget::new(limits.max_bytes_total)),
-            answers: Arc::new(Budget::new(limits.max_bytes_total)),
-            limits,
-            instance,
+            allowances: Allowances::new(limits, instance),
             poller,
             acceptor: OnceLock::new(),
             door: OnceLock::new(),
@@ -268,34 +258,6 @@ impl SmTransport {
 }
 
 impl Shared {
-    fn hello(&self, extra: [u8; EXTRA_LEN]) -> Hello {
-        Hello {
-            max_frame: FRAME_MAX,
-            max_in_flight: self.limits.max_in_flight,
-            max_message: self.limits.max_message,
-            max_bytes: self.limits.max_bytes,
-            instance: self.instance,
-            extra,
-        }
-    }
-
-    fn backlog(&self) -> Backlog {
-        Backlog::new(self.answers.clone(), self.limits.max_queued)
-    }
-
-    fn held(&self) -> Held {
-        Held::new(self.limits.requests_borne(), self.limits.bytes_borne(), self.budget.clone())
-    }
-
-    fn inbound_limits(&self) -> InboundLimits {
-        InboundLimits {
-            max_frame: FRAME_MAX,
-            max_message: self.limits.max_message,
-            max_bytes: self.limits.bytes_borne(),
-            max_messages: BEGUN_MAX,
-        }
-    }
-
     fn list_ready(&self, token: u64) {
         self.ready.lock().push(token);
         self.attention.store(true, Ordering::SeqCst);
@@ -325,19 +287,14 @@ impl Shared {
         self.poller.wake();
     }
 
-    /// Looks after a connection that is in the middle of a message.
-    fn watch_progress(&self, token: u64) {
-        self.add_timer(self.limits.stall_timeout, token, Watch::Message);
+    /// Looks after the message that a peer has begun, or the answers that it should read.
+    fn look_after(&self, token: u64, watch: Watch) {
+        self.add_timer(self.allowances.limits.stall_timeout, token, watch);
     }
 
     /// Looks after a connection whose ring is full.
     fn watch_unread(&self, token: u64) {
-        self.add_timer(self.limits.unacknowledged_timeout, token, Watch::Reading);
-    }
-
-    /// Looks after a connection whose requests are held.
-    fn watch_reader(&self, token: u64) {
-        self.add_timer(self.limits.stall_timeout, token, Watch::Answers);
+        self.add_timer(self.allowances.limits.unacknowledged_timeout, token, Watch::Reading);
     }
 
     fn new_token(&self) -> u64 {
@@ -396,7 +353,7 @@ impl Transport for SmTransport {
         let at = SocketAddrUnix::new(location::path(&place))
             .map_err(|error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error.into()) })?;
         let to = Target { at, uid: place.uid, offer: None };
-        self.open(address, to, self.shared.limits.connect_timeout, events)
+        self.open(address, to, self.shared.allowances.limits.connect_timeout, events)
     }
 
     fn poll(&self) -> Polled {
@@ -427,8 +384,8 @@ impl Transport for SmTransport {
                 Watch::Accepting => true,
                 Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
                 Watch::Connecting => connection.is_some_and(|connection| connection.is_connecting()),
-                Watch::Message => connection.is_some_and(|connection| connection.is_watched()),
-                Watch::Answers => connection.is_some_and(|connection| connection.is_watched_as_reader()),
+                Watch::Message => connection.is_some_and(|connection| connection.restraint().is_message_watched()),
+                Watch::Answers => connection.is_some_and(|connection| connection.restraint().is_reader_watched()),
                 Watch::Reading => connection.is_some_and(|connection| connection.is_watched_for_reading()),
             }
         })

@@ -1,7 +1,8 @@
 //! What whoever polls does, in turns: writes what waits, looks at the links in use, asks epoll, runs timers.
 
+use super::super::restraint::Restrained;
+use super::super::timers::Watch;
 use super::active::Polling;
-use super::timers::Watch;
 use super::{HANGUP, LISTENER, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,14 +26,14 @@ impl Shared {
             match watch {
                 Watch::Handshake if connection.is_past_handshake() => {}
                 Watch::Handshake => connection.time_out(if connection.was_accepted() {
-                    self.limits.handshake_timeout
+                    self.allowances.limits.handshake_timeout
                 } else {
-                    self.limits.connect_timeout
+                    self.allowances.limits.connect_timeout
                 }),
                 Watch::Connecting if connection.is_connecting() => self.connect_on(&connection),
-                Watch::Message if connection.check_progress() => self.watch_progress(token),
+                Watch::Message if connection.check_progress() => self.look_after(token, watch),
                 Watch::Reading if connection.check_reading() => self.watch_unread(token),
-                Watch::Answers if connection.check_reader() => self.watch_reader(token),
+                Watch::Answers if connection.check_reader() => self.look_after(token, watch),
                 _ => {}
             }
         }

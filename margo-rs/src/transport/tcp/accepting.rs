@@ -1,9 +1,9 @@
 //! Taking in the connections that peers open.
 
+use super::super::timers::Watch;
 use super::connection::Connection;
 use super::{LISTENER, Shared, location};
 use rustix::io::Errno;
-use std::cmp::Reverse;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -34,9 +34,8 @@ impl Shared {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => {
-                    let now = Instant::now();
                     if !self.accept_waits.swap(true, Ordering::AcqRel) {
-                        self.timers.lock().push(Reverse((now + ACCEPT_RETRY, LISTENER)));
+                        self.add_timer(ACCEPT_RETRY, LISTENER, Watch::Accepting);
                     }
                     if !self.out_of_descriptors.swap(true, Ordering::AcqRel) {
                         tracing::warn!(%error, "out of descriptors: connections wait until some are closed");
@@ -53,14 +52,14 @@ impl Shared {
 
     fn take_in(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let elsewhere = self.offers.get().map_or(0, |offers| offers.taken());
-        if self.accepted.load(Ordering::Relaxed) + elsewhere >= self.limits.max_connections {
+        if self.accepted.load(Ordering::Relaxed) + elsewhere >= self.allowances.limits.max_connections {
             return Err(io::Error::other("too many connections"));
         }
         stream.set_nonblocking(true)?;
         self.tune(&stream)?;
         Self::tune_distance(&stream, &peer);
         let connection = Connection::new(self, self.new_token(), stream, location::printed(peer), None);
-        self.add(&connection, self.limits.handshake_timeout)?;
+        self.add(&connection, self.allowances.limits.handshake_timeout)?;
         self.accepted.fetch_add(1, Ordering::Relaxed);
         connection.greet();
         // Its hello may be here already, noticed by epoll or not.

@@ -5,19 +5,19 @@ mod sending;
 
 use self::receiving::Up;
 use super::super::intake::Intake;
-use super::super::pace::Pace;
+use super::super::outgoing::Outgoing;
+use super::super::restraint::{HOARDED, Restrained, Restraint, STALLED};
 use super::super::same_node::{OTHER_WAY_ENDED, Offer, Route};
+use super::super::timers::Watch;
 use super::socket::Socket;
 use super::{Shared, is_here};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
 use crate::error::ConnectError;
-use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents, PeerLimits};
-use crate::wire::{
-    Backlog, EXTRA_LEN, FRAME_MAX, HELLO_LEN, Hello, Inbound, Outbound, RequestHead, Transfers, WriteJob,
-};
-use parking_lot::Mutex;
+use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents};
+use crate::wire::{EXTRA_LEN, HELLO_LEN, Hello, RequestHead, WriteJob};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::io;
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -29,14 +29,6 @@ const CLOSED_BY_PEER: &str = "the peer closed the connection";
 
 /// How the reason begins when the peer broke the protocol.
 const PROTOCOL_ERROR: &str = "protocol error";
-/// The reason when memory is short and the peer does not read the answers that hold it.
-const UNREAD: &str = "the peer does not read its answers, and others need the memory";
-/// The reason when the peer began a message and sends nothing more.
-const STALLED: &str = "the peer stopped in the middle of a message";
-
-/// Small answers that may wait for a peer while its requests are held, as a multiple of what it may have begun and not ended:
-/// only one that breaks the limits gets there.
-const ANSWERS_MARGIN: usize = 2;
 
 /// Phases of a connection, in order.
 mod phase {
@@ -56,8 +48,6 @@ pub(super) struct Connection {
     pub(super) token: u64,
     pub(super) socket: Socket,
     peer: Address,
-    /// Small answers waiting to be sent while requests are held, past which nothing more is read.
-    max_answers: usize,
     /// The peer opened it.
     accepted: bool,
     phase: AtomicU8,
@@ -75,17 +65,10 @@ pub(super) struct Connection {
     listed: AtomicBool,
     /// Why nothing more can be written. What the peer sent before is still read.
     unwritable: OnceLock<String>,
-    /// What is read, looked at in the middle of a message.
-    read: Pace,
-    mid_message: AtomicBool,
     /// The peer has closed its side: no further edge tells of the end that stands behind the last bytes.
     hangup: AtomicBool,
-    /// Responses may have piled up: no request is handled before that was looked at.
-    overfull: AtomicBool,
-    /// Nothing more is read; changed under the lock of the outbox.
-    stopped: AtomicBool,
-    /// What is written, looked at while requests are held.
-    written: Pace,
+    /// How the peer keeps up.
+    restraint: Restraint,
 }
 
 /// Responses that wait for the end of a poll to go out together. Where more have arrived, the caller can work on the first
@@ -93,10 +76,10 @@ pub(super) struct Connection {
 const RESPONSES_AT_ONCE: u32 = 32;
 
 struct Outbox {
-    queue: Outbound,
+    /// What is queued.
+    outgoing: Outgoing,
     /// Responses queued since the last write.
     unsent_responses: u32,
-    transfers: Transfers,
     job: WriteJob,
     /// A thread is inside the write call.
     writing: bool,
@@ -104,17 +87,6 @@ struct Outbox {
     blocked: bool,
     /// The socket may have room again since the write call began.
     unblocked: bool,
-    /// Requests are held because too many responses are queued.
-    requests_held: bool,
-    /// What the queued responses take of what all connections may.
-    backlog: Backlog,
-}
-
-impl Outbox {
-    /// Takes down what the queued responses take of what all connections may.
-    fn count_answers(&mut self) {
-        self.backlog.update(self.queue.response_memory());
-    }
 }
 
 enum Inbox {
@@ -151,21 +123,17 @@ impl Connection {
             token,
             socket: Socket::new(stream),
             peer,
-            max_answers: ANSWERS_MARGIN * shared.limits.requests_borne(),
             accepted: events.is_none(),
             phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
             this: this.clone(),
             events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
-                queue: Outbound::new(FRAME_MAX),
-                transfers: Transfers::new(shared.limits.requests_borne()),
+                outgoing: shared.allowances.outgoing(),
                 job: WriteJob::default(),
                 writing: false,
                 blocked: false,
                 unblocked: false,
-                requests_held: false,
-                backlog: shared.backlog(),
                 unsent_responses: 0,
             }),
             inbox: Mutex::new(Inbox::Greeting { bytes: [0; HELLO_LEN], received: 0 }),
@@ -173,17 +141,9 @@ impl Connection {
             instance: OnceLock::new(),
             listed: AtomicBool::new(false),
             unwritable: OnceLock::new(),
-            read: Pace::default(),
-            mid_message: AtomicBool::new(false),
             hangup: AtomicBool::new(false),
-            overfull: AtomicBool::new(false),
-            stopped: AtomicBool::new(false),
-            written: Pace::default(),
+            restraint: shared.allowances.restraint(),
         })
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::CLOSED
     }
 
     /// Whether the handshake is over, one way or the other.
@@ -242,7 +202,7 @@ impl Connection {
         {
             return;
         }
-        match self.socket.send(&shared.hello(self.make_offer(&shared)).encode(), &[]) {
+        match self.socket.send(&shared.allowances.hello(self.make_offer(&shared)).encode(), &[]) {
             Ok(HELLO_LEN) => {}
             Ok(_) => self.fail("the handshake could not be sent"),
             Err(error) => self.fail_connecting(error.into()),
@@ -300,7 +260,7 @@ impl Connection {
             }
         };
         let link: Arc<dyn Link> = this;
-        self.outbox.lock().queue.limit_frame(hello.max_frame);
+        self.outbox.lock().outgoing.queue.limit_frame(hello.max_frame);
         if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // Closed meanwhile, perhaps before it was known whom to tell.
             let untold = self.events.lock().take();
@@ -309,15 +269,10 @@ impl Connection {
             }
             return Ok(Inbox::Closed);
         }
-        let limits = PeerLimits {
-            max_in_flight: hello.max_in_flight,
-            max_message: hello.max_message,
-            max_bytes: hello.max_bytes,
-        };
-        events.on_up(&link, limits);
+        events.on_up(&link, hello.into());
         self.flush();
-        let inbound = Inbound::new(shared.inbound_limits(), shared.budget.clone());
-        Ok(Inbox::Up(Up::new(inbound, Intake::new(events, shared.held()))))
+        let inbound = shared.allowances.inbound();
+        Ok(Inbox::Up(Up::new(inbound, Intake::new(events, shared.allowances.held()))))
     }
 
     fn fail_connecting(&self, error: io::Error) {
@@ -357,7 +312,7 @@ impl Connection {
             LinkError::Connect(_) => {
                 self.accepted && ![CLOSED_BY_PEER, OTHER_WAY_ENDED].iter().any(|usual| reason.ends_with(usual))
             }
-            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == UNREAD,
+            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == HOARDED,
         };
         if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
             tracing::warn!(peer = %self.peer, reason, "connection closed");
@@ -366,10 +321,8 @@ impl Connection {
         }
         {
             let mut outbox = self.outbox.lock();
-            outbox.queue.clear();
-            outbox.transfers.clear();
+            outbox.outgoing.clear();
             outbox.job = WriteJob::default();
-            outbox.backlog.update(0);
         }
         if let Some(shared) = &shared {
             shared.remove(self);
@@ -392,6 +345,47 @@ impl Connection {
     }
 }
 
+impl Restrained for Connection {
+    fn restraint(&self) -> &Restraint {
+        &self.restraint
+    }
+
+    fn outgoing(&self) -> MappedMutexGuard<'_, Outgoing> {
+        MutexGuard::map(self.outbox.lock(), |outbox| &mut outbox.outgoing)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.phase.load(Ordering::Acquire) == phase::CLOSED
+    }
+
+    fn is_unwritable(&self) -> bool {
+        self.unwritable.get().is_some()
+    }
+
+    fn schedule(&self, flush: Flush) {
+        match flush {
+            Flush::Now => self.flush(),
+            Flush::Later => {
+                if !self.listed.swap(true, Ordering::AcqRel)
+                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
+                {
+                    shared.list_dirty(this);
+                }
+            }
+        }
+    }
+
+    fn look_after(&self, watch: Watch) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.look_after(self.token, watch);
+        }
+    }
+
+    fn events(&self) -> Option<Arc<dyn LinkEvents>> {
+        self.events.lock().clone()
+    }
+}
+
 impl Link for Connection {
     fn peer(&self) -> &Address {
         &self.peer
@@ -403,7 +397,7 @@ impl Link for Connection {
     }
 
     fn request(&self, call: CallId, head: RequestHead, payload: Buffer, flush: Flush) {
-        self.outbox.lock().queue.request(call.0, head, payload);
+        self.outbox.lock().outgoing.queue.request(call.0, head, payload);
         self.schedule(flush);
     }
 
@@ -413,10 +407,10 @@ impl Link for Connection {
         if self.is_closed() || self.unwritable.get().is_some() {
             return;
         }
-        outbox.queue.response(call.0, payload);
+        outbox.outgoing.queue.response(call.0, payload);
         outbox.unsent_responses += 1;
         let flush = if outbox.unsent_responses >= RESPONSES_AT_ONCE { Flush::Now } else { flush };
-        self.note_queued(&mut outbox);
+        self.restraint.note_queued(&mut outbox.outgoing);
         drop(outbox);
         self.schedule(flush);
     }
@@ -425,12 +419,7 @@ impl Link for Connection {
         if self.is_closed() {
             return;
         }
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        if !transfers.cancel(call.0, queue) {
-            queue.cancel(call.0);
-        }
-        drop(outbox);
+        self.outgoing().cancel(call.0);
         self.schedule(Flush::Now);
     }
 
@@ -440,7 +429,7 @@ impl Link for Connection {
             // The link's end is the transfer's, and has been told or is about to be.
             return Ok(());
         }
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let Outgoing { queue, transfers, .. } = &mut outbox.outgoing;
         transfers.begin(call.0, transfer, queue)?;
         drop(outbox);
         self.schedule(flush);
@@ -452,9 +441,8 @@ impl Link for Connection {
         // Answers may be here that the peer sent before it left: they are read before the connection ends.
         if self.unwritable.set(io::Error::from(error).to_string()).is_ok() {
             let mut outbox = self.outbox.lock();
-            outbox.queue.clear();
+            outbox.outgoing.clear_queue();
             outbox.job = WriteJob::default();
-            outbox.backlog.update(0);
             drop(outbox);
             self.hangup.store(true, Ordering::Release);
             if let Some(shared) = self.shared.upgrade() {
@@ -467,7 +455,7 @@ impl Link for Connection {
         let outbox = self.outbox.lock();
         let [head, chunk] = outbox.job.slices();
         // Of a write call that is under way only this is known.
-        outbox.queue.queued() + head.len() + chunk.len() + usize::from(outbox.writing)
+        outbox.outgoing.queue.queued() + head.len() + chunk.len() + usize::from(outbox.writing)
     }
 
     fn close(&self, reason: &str) {

@@ -10,19 +10,20 @@ mod polling;
 mod socket;
 
 use self::connection::Connection;
+use super::allowances::Allowances;
 use super::poller::{HANGUP, Poller};
+use super::restraint::Restrained;
 use super::same_node::Offers;
+use super::timers::{Timers, Watch};
 use super::{Acceptor, Link, LinkEvents, Polled, Transport};
 use crate::address::Address;
 use crate::error::{ConnectError, ListenError};
-use crate::limits::{Limits, deadline_after};
+use crate::limits::Limits;
 use crate::warnings::Warnings;
-use crate::wire::{Backlog, Budget, EXTRA_LEN, FRAME_MAX, Held, Hello, INTERLEAVED_MAX, InboundLimits};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -38,8 +39,6 @@ const LISTENER: u64 = 1;
 const GUEST: u64 = 2;
 /// Bytes read at a time.
 const SCRATCH: usize = 256 * 1024;
-/// Messages that a peer may have begun and not ended. Ours begin far fewer; the rest is for what was cancelled.
-const BEGUN_MAX: usize = 16 * INTERLEAVED_MAX;
 /// Length of the queue of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// Larger transfers go in pieces, whose frames take turns, in bytes.
@@ -50,9 +49,6 @@ const SAME_HOST_BUFFER: usize = 512 * 1024;
 /// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
-/// Marks the timer of a connection whose requests are held: its peer must have read answers, if memory is short.
-const READER: u64 = 1 << 62;
-
 /// The transport.
 pub struct TcpTransport {
     shared: Arc<Shared>,
@@ -60,12 +56,7 @@ pub struct TcpTransport {
 
 /// What connections share with their transport.
 struct Shared {
-    limits: Limits,
-    /// Of messages that are still arriving, and of requests that are held.
-    budget: Arc<Budget>,
-    /// Of answers that wait for peers to read them.
-    answers: Arc<Budget>,
-    instance: u64,
+    allowances: Allowances,
     serves: bool,
     poller: Poller,
     acceptor: OnceLock<Arc<dyn Acceptor>>,
@@ -90,7 +81,7 @@ struct Shared {
     dirty: Mutex<Vec<Arc<Connection>>>,
     /// Ended connections whose receive memory the polling thread should drop.
     ended: Mutex<Vec<Arc<Connection>>>,
-    timers: Mutex<BinaryHeap<Reverse<(Instant, u64)>>>,
+    timers: Timers,
     polling: Mutex<Polling>,
 }
 
@@ -165,10 +156,7 @@ impl TcpTransport {
         }
         let shared = Arc::new(Shared {
             serves: listener.is_some(),
-            budget: Arc::new(Budget::new(limits.max_bytes_total)),
-            answers: Arc::new(Budget::new(limits.max_bytes_total)),
-            limits,
-            instance,
+            allowances: Allowances::new(limits, instance),
             poller,
             acceptor: OnceLock::new(),
             offers: OnceLock::new(),
@@ -185,7 +173,7 @@ impl TcpTransport {
             ready: Mutex::new(Vec::new()),
             dirty: Mutex::new(Vec::new()),
             ended: Mutex::new(Vec::new()),
-            timers: Mutex::new(BinaryHeap::new()),
+            timers: Timers::default(),
             polling: Mutex::new(Polling {
                 scratch: vec![0; SCRATCH].into_boxed_slice(),
                 hot: None,
@@ -241,34 +229,6 @@ fn family(address: &SocketAddr) -> AddressFamily {
 }
 
 impl Shared {
-    fn hello(&self, extra: [u8; EXTRA_LEN]) -> Hello {
-        Hello {
-            max_frame: FRAME_MAX,
-            max_in_flight: self.limits.max_in_flight,
-            max_message: self.limits.max_message,
-            max_bytes: self.limits.max_bytes,
-            instance: self.instance,
-            extra,
-        }
-    }
-
-    fn backlog(&self) -> Backlog {
-        Backlog::new(self.answers.clone(), self.limits.max_queued)
-    }
-
-    fn held(&self) -> Held {
-        Held::new(self.limits.requests_borne(), self.limits.bytes_borne(), self.budget.clone())
-    }
-
-    fn inbound_limits(&self) -> InboundLimits {
-        InboundLimits {
-            max_frame: FRAME_MAX,
-            max_message: self.limits.max_message,
-            max_bytes: self.limits.bytes_borne(),
-            max_messages: BEGUN_MAX,
-        }
-    }
-
     fn mark_ready(&self, token: u64) {
         self.ready.lock().push(token);
         self.poller.wake();
@@ -280,14 +240,14 @@ impl Shared {
 
     /// Options of every connection: no delay, and the kernel's probes of silent peers.
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
-        let idle = self.limits.keepalive.clamp(Duration::from_secs(1), KEEPALIVE_MAX);
+        let idle = self.allowances.limits.keepalive.clamp(Duration::from_secs(1), KEEPALIVE_MAX);
         let probe = (idle / 5).max(Duration::from_secs(1));
         sockopt::set_tcp_nodelay(stream, true)?;
         sockopt::set_socket_keepalive(stream, true)?;
         sockopt::set_tcp_keepidle(stream, idle)?;
         sockopt::set_tcp_keepintvl(stream, probe)?;
         sockopt::set_tcp_keepcnt(stream, 3)?;
-        let unacknowledged = self.limits.unacknowledged_timeout.as_millis();
+        let unacknowledged = self.allowances.limits.unacknowledged_timeout.as_millis();
         sockopt::set_tcp_user_timeout(stream, u32::try_from(unacknowledged).unwrap_or(u32::MAX))?;
         Ok(())
     }
@@ -308,7 +268,7 @@ impl Shared {
             self.connections.lock().remove(&connection.token);
             return Err(error);
         }
-        self.timers.lock().push(Reverse((deadline_after(Instant::now(), timeout), connection.token)));
+        self.timers.add(timeout, connection.token, Watch::Handshake);
         Ok(())
     }
 
@@ -326,16 +286,14 @@ impl Shared {
         }
     }
 
-    /// Looks after a connection that is in the middle of a message.
-    fn watch_progress(&self, token: u64) {
-        self.timers.lock().push(Reverse((deadline_after(Instant::now(), self.limits.stall_timeout), token)));
+    fn add_timer(&self, after: Duration, token: u64, watch: Watch) {
+        self.timers.add(after, token, watch);
         self.poller.wake();
     }
 
-    /// Looks after a connection whose requests are held.
-    fn watch_reader(&self, token: u64) {
-        self.timers.lock().push(Reverse((deadline_after(Instant::now(), self.limits.stall_timeout), token | READER)));
-        self.poller.wake();
+    /// Looks after the message that a peer has begun, or the answers that it should read.
+    fn look_after(&self, token: u64, watch: Watch) {
+        self.add_timer(self.allowances.limits.stall_timeout, token, watch);
     }
 
     fn new_token(&self) -> u64 {
@@ -366,7 +324,7 @@ impl Transport for TcpTransport {
         }
         Shared::tune_distance(&stream, &to);
         let connection = Connection::new(&self.shared, self.shared.new_token(), stream, address.clone(), Some(events));
-        self.shared.add(&connection, self.shared.limits.connect_timeout).map_err(unreachable)?;
+        self.shared.add(&connection, self.shared.allowances.limits.connect_timeout).map_err(unreachable)?;
         // Whoever is parked learns of the new timer, and of a connection that stood before it was watched.
         self.shared.mark_ready(connection.token);
         Ok(connection)
@@ -400,19 +358,17 @@ impl Transport for TcpTransport {
     }
 
     fn next_timer(&self) -> Option<Instant> {
-        let mut timers = self.shared.timers.lock();
         let connections = self.shared.connections.lock();
-        while let Some(Reverse((when, token))) = timers.peek() {
-            let waits = |connection: &Arc<Connection>| match token & READER {
-                0 => !connection.is_past_handshake() || connection.is_watched(),
-                _ => connection.is_watched_as_reader(),
-            };
-            if *token == LISTENER || connections.get(&(token & !READER)).is_some_and(waits) {
-                return Some(*when);
+        self.shared.timers.first(|token, watch| {
+            let connection = connections.get(&token);
+            match watch {
+                Watch::Accepting => true,
+                Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
+                Watch::Message => connection.is_some_and(|connection| connection.restraint().is_message_watched()),
+                Watch::Answers => connection.is_some_and(|connection| connection.restraint().is_reader_watched()),
+                Watch::Connecting | Watch::Reading => false,
             }
-            timers.pop();
-        }
-        None
+        })
     }
 
     fn stop_accepting(&self) {

@@ -1,8 +1,9 @@
 //! What whoever polls does, in turns: writes what waits, reads where something came last, asks epoll, runs timers.
 
+use super::super::restraint::Restrained;
+use super::super::timers::Watch;
 use super::connection::ReadOutcome;
-use super::{GUEST, HANGUP, LISTENER, Polling, READER, Shared};
-use std::cmp::Reverse;
+use super::{GUEST, HANGUP, LISTENER, Polling, Shared};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -13,33 +14,23 @@ const EPOLL_EVERY: u32 = 8;
 impl Shared {
     fn run_timers(self: &Arc<Self>) {
         let now = Instant::now();
-        loop {
-            let token = match self.timers.lock().peek() {
-                Some(Reverse((when, token))) if *when <= now => *token,
-                _ => return,
-            };
-            self.timers.lock().pop();
-            if token == LISTENER {
+        while let Some((token, watch)) = self.timers.take_due(now) {
+            if watch == Watch::Accepting {
                 self.accept_waits.store(false, Ordering::Release);
                 self.accept();
                 continue;
             }
-            let (token, for_reader) = (token & !READER, token & READER != 0);
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
-            if for_reader {
-                if connection.check_reader() {
-                    self.watch_reader(token);
-                }
-            } else if connection.is_past_handshake() {
-                if connection.is_watched() && connection.check_progress() {
-                    self.watch_progress(token);
-                }
-            } else {
-                connection.time_out(if connection.was_accepted() {
-                    self.limits.handshake_timeout
+            match watch {
+                Watch::Handshake if connection.is_past_handshake() => {}
+                Watch::Handshake => connection.time_out(if connection.was_accepted() {
+                    self.allowances.limits.handshake_timeout
                 } else {
-                    self.limits.connect_timeout
-                });
+                    self.allowances.limits.connect_timeout
+                }),
+                Watch::Message if connection.check_progress() => self.look_after(token, watch),
+                Watch::Answers if connection.check_reader() => self.look_after(token, watch),
+                _ => {}
             }
         }
     }

@@ -10,8 +10,8 @@ use super::{CLOSED_BY_PEER, Connection, Inbox, Lane, PROTOCOL_ERROR, RING, Targe
 use crate::error::ConnectError;
 use crate::transport::intake::Intake;
 use crate::transport::same_node::{Door, Offer};
-use crate::transport::{Link, LinkError, PeerLimits};
-use crate::wire::{EXTRA_LEN, Hello, Inbound};
+use crate::transport::{Link, LinkError};
+use crate::wire::{EXTRA_LEN, Hello};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use std::io;
@@ -57,7 +57,7 @@ impl Connection {
     fn greet(&self, shared: &Shared, extra: [u8; EXTRA_LEN]) -> io::Result<()> {
         let (segment, file) = Segment::create(RING)?;
         self.outbox.lock().own = Some(Arc::new(segment));
-        Ok(self.socket.send_greeting(&shared.hello(extra).encode(), &file)?)
+        Ok(self.socket.send_greeting(&shared.allowances.hello(extra).encode(), &file)?)
     }
 
     /// Takes notice of readiness of the socket. Called by the polling thread only. `true` if there may be more.
@@ -128,11 +128,11 @@ impl Connection {
         };
         let link: Arc<dyn Link> = this;
         let mut outbox = self.outbox.lock();
-        outbox.queue.limit_frame(hello.max_frame);
+        outbox.outgoing.queue.limit_frame(hello.max_frame);
         outbox.writer = Some(Writer { producer: Producer::new(own.clone(), peer.clone()), lane: lane.clone() });
         drop(outbox);
-        let inbound = Inbound::new(shared.inbound_limits(), shared.budget.clone());
-        let intake = Intake::new(events.clone(), shared.held());
+        let inbound = shared.allowances.inbound();
+        let intake = Intake::new(events.clone(), shared.allowances.held());
         *self.inbox.lock() = Inbox::Up(Up::new(Consumer::new(own, peer), lane, inbound, intake));
         if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // Closed meanwhile, perhaps before it was known whom to tell.
@@ -144,12 +144,7 @@ impl Connection {
             }
             return Ok(());
         }
-        let limits = PeerLimits {
-            max_in_flight: hello.max_in_flight,
-            max_message: hello.max_message,
-            max_bytes: hello.max_bytes,
-        };
-        events.on_up(&link, limits);
+        events.on_up(&link, hello.into());
         self.flush();
         Ok(())
     }

@@ -5,9 +5,10 @@ use super::super::loan::borrower::{Mapping, Taken};
 use super::super::loan::copy::STREAMED_MIN;
 use super::super::loan::lendable::{Lendable, Lending};
 use super::super::socket::Drained;
-use super::receiving::WrongTransfer;
-use super::{Connection, Outbox};
+use super::Connection;
 use crate::bulk::{Direction, Transfer, Window, Withdrawn};
+use crate::transport::outgoing::{Outgoing, WrongTransfer};
+use crate::transport::restraint::Restrained;
 use crate::transport::{CallId, Flush, LinkEvents};
 use crate::wire::{Loan, TransferHead};
 use rustix::fd::OwnedFd;
@@ -100,7 +101,7 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        self.outbox.lock().queue.loan_end(loan);
+        self.outgoing().queue.loan_end(loan);
         self.schedule(Flush::Now);
     }
 
@@ -142,9 +143,9 @@ impl Connection {
     }
 
     fn return_loan(&self, loan: u64) {
-        let mut outbox = self.outbox.lock();
-        outbox.queue.loan_return(loan);
-        self.send_what_that_took(outbox);
+        let mut outgoing = self.outgoing();
+        outgoing.queue.loan_return(loan);
+        self.send_what_that_took(outgoing);
     }
 
     /// Takes in what is in the socket: bells, and what the peer lends.
@@ -199,10 +200,10 @@ impl Connection {
 
     /// The peer wants a transfer. `false` if it was refused here.
     fn take_wish(&self, call: u64) -> Result<bool, WrongTransfer> {
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut outgoing = self.outgoing();
+        let Outgoing { queue, transfers, .. } = &mut *outgoing;
         let taken = transfers.handle_wish(call, queue).map_err(|what| (call, what))?;
-        self.send_what_that_took(outbox);
+        self.send_what_that_took(outgoing);
         Ok(taken)
     }
 
@@ -218,13 +219,13 @@ impl Connection {
         }
         let granted = events.grant(&head.key, Direction::Pull, head.offset, head.length);
         let loan = granted.as_ref().ok().and_then(|window| self.lend(window, false));
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut outgoing = self.outgoing();
+        let Outgoing { queue, transfers, .. } = &mut *outgoing;
         match loan {
             Some(loan) => transfers.serve_lent(call, loan, queue),
             None => transfers.serve(call, Direction::Pull, granted, queue),
         }
-        self.send_what_that_took(outbox);
+        self.send_what_that_took(outgoing);
         Ok(())
     }
 
@@ -244,8 +245,8 @@ impl Connection {
             Ok(window) if !window.is_shared() => self.borrow(loan, head.length)?,
             _ => None,
         };
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut outgoing = self.outgoing();
+        let Outgoing { queue, transfers, .. } = &mut *outgoing;
         match granted {
             Ok(window) if !window.is_empty() => {
                 transfers.serve_borrowing(call, window, from.is_some(), queue);
@@ -253,28 +254,28 @@ impl Connection {
             }
             other => transfers.serve(call, Direction::Push, other, queue),
         }
-        self.send_what_that_took(outbox);
+        self.send_what_that_took(outgoing);
         Ok(())
     }
 
     /// The owner lends the data of a pull of ours.
     pub(super) fn handle_lent(&self, call: u64, loan: Loan) -> Result<(), WrongTransfer> {
         let target = {
-            let mut outbox = self.outbox.lock();
-            if !outbox.transfers.handle_lent(call).map_err(|what| (call, what))? {
+            let mut outgoing = self.outgoing();
+            if !outgoing.transfers.handle_lent(call).map_err(|what| (call, what))? {
                 return Ok(());
             }
-            outbox.transfers.target(Direction::Pull, call, 0).map_err(|what| (call, what))?
+            outgoing.transfers.target(Direction::Pull, call, 0).map_err(|what| (call, what))?
         };
         let Some((window, _)) = target else { return Ok(()) };
         let from = self.borrow(loan, window.len())?;
-        let mut outbox = self.outbox.lock();
+        let mut outgoing = self.outgoing();
         if from.is_none() {
-            let Outbox { queue, transfers, .. } = &mut *outbox;
+            let Outgoing { queue, transfers, .. } = &mut *outgoing;
             transfers.ask_for_data(call, queue);
         }
         self.copy_from(Direction::Pull, call, from, loan);
-        self.send_what_that_took(outbox);
+        self.send_what_that_took(outgoing);
         Ok(())
     }
 
@@ -297,12 +298,12 @@ impl Connection {
         };
         let Copying { direction, call, .. } = copying;
         let wrong = |what| (call, what);
-        let target = self.outbox.lock().transfers.target(direction, call, 0).map_err(wrong)?;
+        let target = self.outgoing().transfers.target(direction, call, 0).map_err(wrong)?;
         // Gone if it was cancelled, or its owner has ended it.
         let Some((window, at)) = target else { return Ok(true) };
         let copied = copying.copy(&window, at);
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
+        let mut outgoing = self.outgoing();
+        let Outgoing { queue, transfers, .. } = &mut *outgoing;
         let mut goes_on = false;
         let ended = match copied {
             Ok(Some(count)) => {
@@ -319,7 +320,7 @@ impl Connection {
         if goes_on {
             self.copying.lock().push_back(copying);
         }
-        self.send_what_that_took(outbox);
+        self.send_what_that_took(outgoing);
         if let Some(outcome) = ended {
             let events = self.events.lock().clone();
             if let Some(events) = events {

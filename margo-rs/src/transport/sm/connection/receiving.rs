@@ -2,12 +2,12 @@
 
 use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
-use super::{CLOSED_BY_PEER, Connection, HOARDED, Inbox, Lane, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED};
-use crate::bulk::{TransferError, Withdrawn};
-use crate::transport::intake::{Holder, Intake};
-use crate::transport::{CallId, Flush, LinkEvents};
+use super::{CLOSED_BY_PEER, Connection, Inbox, Lane, PROTOCOL_ERROR, ReadOutcome};
+use crate::bulk::Withdrawn;
+use crate::transport::intake::Intake;
+use crate::transport::outgoing::WrongTransfer;
+use crate::transport::restraint::Restrained;
 use crate::wire::{Event, Inbound, WireError};
-use parking_lot::MutexGuard;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -15,9 +15,6 @@ use std::sync::atomic::Ordering;
 
 /// What is read at most from one connection before others get their turn, in bytes.
 const READ_QUANTUM: usize = 2 * 1024 * 1024;
-/// What a peer did wrong in which of its transfers.
-pub(super) type WrongTransfer = (u64, &'static str);
-
 /// The reading half once the connection stands.
 pub(super) struct Up {
     consumer: Consumer<Arc<Segment>>,
@@ -162,7 +159,7 @@ impl Connection {
             }
             taken += count;
             outcome = ReadOutcome::Drained;
-            self.read.add(count);
+            self.restraint.read.add(count);
             self.note_mid_message(up.inbound.is_mid_message());
             // Whoever waits for this answer should have it before anybody looks for what may come behind it.
             let last_answer = up.answers != answers_before && up.answers >= self.requests.load(Ordering::Relaxed);
@@ -247,189 +244,5 @@ impl Connection {
         let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
         rest.extend_from_slice(&read[count..]);
         Ok(received)
-    }
-
-    /// Takes notice of what arrived for bulk transfers.
-    fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        let mut ended = None;
-        match event {
-            Event::Transfer(call, direction, head) => {
-                if transfers.handle_wish(call, queue).map_err(|what| (call, what))? {
-                    drop(outbox);
-                    let granted = events.grant(&head.key, direction, head.offset, head.length);
-                    outbox = self.outbox.lock();
-                    let Outbox { queue, transfers, .. } = &mut *outbox;
-                    transfers.serve(call, direction, granted, queue);
-                }
-            }
-            Event::DataBegins(direction, call, length, target) => {
-                *target = transfers.target(direction, call, length).map_err(|what| (call, what))?;
-                return Ok(());
-            }
-            Event::DataEnds(direction, call, length, in_place) => {
-                ended = transfers.handle_data(direction, call, length, in_place, queue).map(|outcome| (call, outcome));
-            }
-            Event::TransferEnd(call, code) => {
-                let outcome = transfers.handle_end(call, code, queue).map_err(|what| (call, what))?;
-                ended = outcome.map(|outcome| (call, outcome));
-            }
-            Event::PushReady(call) => transfers.handle_ready(call, queue),
-            Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
-            _ => return Ok(()),
-        }
-        self.send_what_that_took(outbox);
-        if let Some((call, outcome)) = ended {
-            events.on_transferred(CallId(call), outcome);
-        }
-        Ok(())
-    }
-
-    /// Sends what was queued for the peer, soon.
-    pub(super) fn send_what_that_took(&self, mut outbox: MutexGuard<'_, Outbox>) {
-        let something_to_send = !outbox.queue.is_empty();
-        self.note_queued(&mut outbox);
-        drop(outbox);
-        if something_to_send {
-            self.schedule(Flush::Later);
-        }
-    }
-
-    /// Ends the pushes of ours whose region was taken back while they were being sent.
-    fn end_withdrawn(&self) {
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        if !queue.has_withdrawn() {
-            return;
-        }
-        let mut withdrawn = queue.take_withdrawn();
-        withdrawn.retain(|call| transfers.cancel(*call, queue));
-        drop(outbox);
-        self.schedule(Flush::Later);
-        let events = self.events.lock().clone();
-        for call in withdrawn {
-            if let Some(events) = &events {
-                events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
-            }
-        }
-    }
-
-    /// Has the progress of a message that is not whole watched.
-    fn note_mid_message(&self, mid_message: bool) {
-        if mid_message != self.mid_message.load(Ordering::Relaxed) {
-            self.mid_message.store(mid_message, Ordering::Relaxed);
-        }
-        if mid_message
-            && self.read.watch()
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.watch_progress(self.token);
-        }
-    }
-
-    /// Whether the progress of a message is being watched.
-    pub(in super::super) fn is_watched(&self) -> bool {
-        self.read.is_watched()
-    }
-
-    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
-    /// after the same time.
-    pub(in super::super) fn check_progress(&self) -> bool {
-        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
-            self.read.unwatch();
-            return false;
-        }
-        if self.read.is_slow() && !self.stopped.load(Ordering::Acquire) {
-            self.fail(STALLED);
-            return false;
-        }
-        true
-    }
-
-    /// Whether nothing more is read for now.
-    pub(in super::super) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Takes notice of what was queued, and whether that may be too much.
-    pub(super) fn note_queued(&self, outbox: &mut Outbox) {
-        outbox.count_answers();
-        if outbox.queue.queued() > outbox.backlog.max_queued() {
-            self.overfull.store(true, Ordering::Release);
-        }
-    }
-
-    /// Whether somebody looks whether the peer reads its answers.
-    pub(in super::super) fn is_watched_as_reader(&self) -> bool {
-        self.written.is_watched()
-    }
-
-    /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
-    /// did. `true` to look again after the same time.
-    pub(in super::super) fn check_reader(&self) -> bool {
-        let outbox = self.outbox.lock();
-        if !outbox.requests_held || self.is_closed() {
-            self.written.unwatch();
-            return false;
-        }
-        let hoards = outbox.backlog.is_to_blame();
-        drop(outbox);
-        if self.written.is_slow() && hoards {
-            self.fail(HOARDED);
-            return false;
-        }
-        true
-    }
-
-    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
-    /// keeps to the limits.
-    fn must_stop(&self) -> bool {
-        if !self.holds_requests() {
-            return false;
-        }
-        let outbox = self.outbox.lock();
-        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
-        self.stopped.store(stops, Ordering::Release);
-        stops
-    }
-}
-
-impl Holder for Connection {
-    fn abort_response(&self, call: u64) {
-        let mut outbox = self.outbox.lock();
-        outbox.queue.abort_response(call);
-        outbox.count_answers();
-        let held = outbox.requests_held;
-        drop(outbox);
-        if held {
-            // There may be nothing left to write after which requests would be handled again.
-            self.schedule(Flush::Later);
-        }
-    }
-
-    /// Whether responses pile up because the peer does not read them. All but requests is read on: two peers that are slow
-    /// in the same way would wait for each other otherwise.
-    fn holds_requests(&self) -> bool {
-        if !self.overfull.load(Ordering::Acquire) {
-            return false;
-        }
-        let mut outbox = self.outbox.lock();
-        if !outbox.requests_held {
-            drop(outbox);
-            // What is queued may be only what this very poll answered: try to get rid of it first.
-            self.write_out();
-            outbox = self.outbox.lock();
-            // Requests of ours do not count: those the peer must read before it can answer them.
-            outbox.requests_held = outbox.queue.has_responses_beyond(outbox.backlog.max_queued());
-        }
-        self.overfull.store(outbox.requests_held, Ordering::Release);
-        if outbox.requests_held
-            && self.written.watch()
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.watch_reader(self.token);
-        }
-        outbox.requests_held
     }
 }

@@ -5,6 +5,8 @@ use super::super::segment::Segment;
 use super::{Connection, Outbox, PROTOCOL_ERROR, UNREAD};
 use crate::bulk::Withdrawn;
 use crate::transport::Flush;
+use crate::transport::outgoing::Outgoing;
+use crate::transport::restraint::Restrained;
 use crate::wire::{DataPart, Header, Kind, RequestHead, WriteJob};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +42,7 @@ impl Outbox {
 
     fn send(&mut self, head: &[u8], payload: &[u8]) -> Option<Ringing> {
         let wanted = head.len() + payload.len();
-        if wanted > DIRECT_MAX || !self.queue.is_empty() || !self.job.is_done() {
+        if wanted > DIRECT_MAX || !self.outgoing.queue.is_empty() || !self.job.is_done() {
             return None;
         }
         let writer = self.writer.as_mut()?;
@@ -112,13 +114,7 @@ impl Connection {
         let mut outbox = self.outbox.lock();
         match self.write_queued(&mut outbox) {
             Ok(ringing) => {
-                outbox.count_answers();
-                let resumes =
-                    outbox.requests_held && !outbox.queue.has_responses_beyond(outbox.backlog.max_queued() / 2);
-                if resumes {
-                    outbox.requests_held = false;
-                    self.stopped.store(false, Ordering::Release);
-                }
+                let resumes = self.restraint.note_written(&mut outbox.outgoing);
                 drop(outbox);
                 if ringing {
                     self.socket.ring();
@@ -136,7 +132,7 @@ impl Connection {
 
     /// Says whether the peer is to be woken for what was written.
     fn write_queued(&self, outbox: &mut Outbox) -> Result<bool, Broken> {
-        let Outbox { queue, job, writer, .. } = outbox;
+        let Outbox { outgoing: Outgoing { queue, .. }, job, writer, .. } = outbox;
         let Some(writer) = writer.as_mut() else { return Ok(false) };
         let mut wrote = false;
         let mut bulk = 0;
@@ -158,7 +154,7 @@ impl Connection {
                 break true;
             }
             job.advance(count);
-            self.written.add(count);
+            self.restraint.written.add(count);
             bulk += if is_bulk { count } else { 0 };
             wrote = true;
         };
@@ -227,20 +223,6 @@ impl Connection {
         true
     }
 
-    /// Flushes now, or puts the connection on the list for the next poll.
-    pub(super) fn schedule(&self, flush: Flush) {
-        match flush {
-            Flush::Now => self.write_out(),
-            Flush::Later => {
-                if !self.listed.swap(true, Ordering::AcqRel)
-                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
-                {
-                    shared.list_dirty(this);
-                }
-            }
-        }
-    }
-
     /// Writes out as a member of the list that [`Flush::Later`] fills.
     pub(in super::super) fn flush_listed(&self) {
         self.listed.store(false, Ordering::Release);
@@ -249,7 +231,7 @@ impl Connection {
 
     /// Tells the peer to send no further requests.
     pub(in super::super) fn go_away(&self) {
-        self.outbox.lock().queue.go_away();
+        self.outgoing().queue.go_away();
         self.write_out();
     }
 }

@@ -1,9 +1,9 @@
 //! The reading half of a connection.
 
-use super::{CLOSED_BY_PEER, Connection, Inbox, Outbox, PROTOCOL_ERROR, ReadOutcome, STALLED, UNREAD};
-use crate::bulk::TransferError;
-use crate::transport::intake::{Holder, Intake};
-use crate::transport::{CallId, Flush, Link, LinkEvents};
+use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome};
+use crate::transport::intake::Intake;
+use crate::transport::outgoing::WrongTransfer;
+use crate::transport::restraint::Restrained;
 use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
@@ -92,7 +92,7 @@ impl Connection {
                 Ok(Received { count, emptied }) => {
                     taken += count;
                     outcome = ReadOutcome::Drained;
-                    self.read.add(count);
+                    self.restraint.read.add(count);
                     if let Inbox::Up(up) = &*inbox {
                         self.note_mid_message(up.inbound.is_mid_message());
                     }
@@ -138,7 +138,13 @@ impl Connection {
         let Up { inbound, rest, intake } = up;
         let mut sink = |event: Event<'_>| {
             let Some(bulk) = intake.handle(event, self) else { return };
-            if let Err(error) = self.handle_bulk(bulk, &*intake.events) {
+            let handled = match bulk {
+                Event::Borrow(call, ..) | Event::Lend(call, ..) | Event::Lent(call, ..) => {
+                    Err((call, "there is no shared memory to lend"))
+                }
+                other => self.handle_bulk(other, &*intake.events),
+            };
+            if let Err(error) = handled {
                 wrong.set(Some(error));
             }
         };
@@ -185,7 +191,7 @@ impl Connection {
         }
         // While bulk data may come, no more of it is read at once than may well be copied: the rest goes straight to its
         // region.
-        let most = if self.outbox.lock().transfers.expects_data() { READ_AHEAD } else { scratch.len() };
+        let most = if self.outgoing().transfers.expects_data() { READ_AHEAD } else { scratch.len() };
         let received = self.receive(&mut scratch[..most])?;
         let read = &scratch[..received.count];
         let count = inbound.handle_while(read, &mut sink, &go_on).map_err(broken)?;
@@ -198,185 +204,6 @@ impl Connection {
 
     fn receive(&self, into: &mut [u8]) -> Result<Received, Stop> {
         received(self.socket.read(into), into.len())
-    }
-
-    /// Takes notice of what arrived for bulk transfers.
-    fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        let mut ended = None;
-        match event {
-            Event::Transfer(call, direction, head) => {
-                if transfers.handle_wish(call, queue).map_err(|what| (call, what))? {
-                    drop(outbox);
-                    let granted = events.grant(&head.key, direction, head.offset, head.length);
-                    outbox = self.outbox.lock();
-                    let Outbox { queue, transfers, .. } = &mut *outbox;
-                    transfers.serve(call, direction, granted, queue);
-                }
-            }
-            Event::DataBegins(direction, call, length, target) => {
-                *target = transfers.target(direction, call, length).map_err(|what| (call, what))?;
-                return Ok(());
-            }
-            Event::DataEnds(direction, call, length, in_place) => {
-                ended = transfers.handle_data(direction, call, length, in_place, queue).map(|outcome| (call, outcome));
-            }
-            Event::TransferEnd(call, code) => {
-                let outcome = transfers.handle_end(call, code, queue).map_err(|what| (call, what))?;
-                ended = outcome.map(|outcome| (call, outcome));
-            }
-            Event::PushReady(call) => transfers.handle_ready(call, queue),
-            Event::TransferCancel(call) => transfers.handle_cancel(call, queue),
-            Event::Borrow(call, ..) | Event::Lend(call, ..) | Event::Lent(call, ..) => {
-                return Err((call, "there is no shared memory to lend"));
-            }
-            _ => return Ok(()),
-        }
-        let something_to_send = !outbox.queue.is_empty();
-        self.note_queued(&mut outbox);
-        drop(outbox);
-        if something_to_send {
-            self.schedule(Flush::Later);
-        }
-        if let Some((call, outcome)) = ended {
-            events.on_transferred(CallId(call), outcome);
-        }
-        Ok(())
-    }
-
-    /// Ends the pushes of ours whose region was taken back while they were being sent.
-    pub(super) fn end_withdrawn(&self) {
-        let mut outbox = self.outbox.lock();
-        let Outbox { queue, transfers, .. } = &mut *outbox;
-        if !queue.has_withdrawn() {
-            return;
-        }
-        let mut withdrawn = queue.take_withdrawn();
-        withdrawn.retain(|call| transfers.cancel(*call, queue));
-        drop(outbox);
-        self.schedule(Flush::Later);
-        let events = self.events.lock().clone();
-        for call in withdrawn {
-            if let Some(events) = &events {
-                events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
-            }
-        }
-    }
-
-    /// Has the progress of a message that is not whole watched.
-    fn note_mid_message(&self, mid_message: bool) {
-        self.mid_message.store(mid_message, Ordering::Relaxed);
-        if mid_message
-            && self.read.watch()
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.watch_progress(self.token);
-        }
-    }
-
-    /// Whether the progress of a message is being watched.
-    pub(in super::super) fn is_watched(&self) -> bool {
-        self.read.is_watched()
-    }
-
-    /// Looks, after the time that a peer may be silent in the middle of a message, whether it was. `true` to look again
-    /// after the same time.
-    pub(in super::super) fn check_progress(&self) -> bool {
-        if !self.mid_message.load(Ordering::Relaxed) || self.is_closed() {
-            self.read.unwatch();
-            return false;
-        }
-        if self.read.is_slow() && !self.stopped.load(Ordering::Acquire) {
-            self.fail(STALLED);
-            return false;
-        }
-        true
-    }
-
-    /// Takes notice of what was queued, and whether that may be too much.
-    pub(super) fn note_queued(&self, outbox: &mut Outbox) {
-        outbox.count_answers();
-        if outbox.queue.queued() > outbox.backlog.max_queued() {
-            self.overfull.store(true, Ordering::Release);
-        }
-    }
-
-    /// Whether somebody looks whether the peer reads its answers.
-    pub(in super::super) fn is_watched_as_reader(&self) -> bool {
-        self.written.is_watched()
-    }
-
-    /// Looks, after the time that a peer may leave its answers unread while they hold memory that others need, whether it
-    /// did. `true` to look again after the same time.
-    pub(in super::super) fn check_reader(&self) -> bool {
-        let outbox = self.outbox.lock();
-        if !outbox.requests_held || self.is_closed() {
-            self.written.unwatch();
-            return false;
-        }
-        let hoards = outbox.backlog.is_to_blame();
-        drop(outbox);
-        if self.written.is_slow() && hoards {
-            self.fail(UNREAD);
-            return false;
-        }
-        true
-    }
-
-    /// Whether nothing more is read: requests are held, and more small answers wait than a peer can have asked for that
-    /// keeps to the limits.
-    fn must_stop(&self) -> bool {
-        if !self.holds_requests() {
-            return false;
-        }
-        let outbox = self.outbox.lock();
-        let stops = outbox.requests_held && outbox.queue.small_answers() > self.max_answers;
-        self.stopped.store(stops, Ordering::Release);
-        stops
-    }
-}
-
-impl Holder for Connection {
-    fn abort_response(&self, call: u64) {
-        let mut outbox = self.outbox.lock();
-        outbox.queue.abort_response(call);
-        outbox.count_answers();
-        let held = outbox.requests_held;
-        drop(outbox);
-        if held {
-            // There may be nothing left to write after which requests would be handled again.
-            self.schedule(Flush::Later);
-        }
-    }
-
-    /// Whether responses pile up because the peer does not read them. All but requests is read on: two peers that are slow
-    /// in the same way would wait for each other otherwise.
-    fn holds_requests(&self) -> bool {
-        if !self.overfull.load(Ordering::Acquire) {
-            return false;
-        }
-        let mut outbox = self.outbox.lock();
-        if self.unwritable.get().is_some() {
-            outbox.requests_held = false;
-        } else if !outbox.requests_held {
-            // Requests of ours do not count: those the peer must read before it can answer them.
-            outbox.requests_held = outbox.queue.has_responses_beyond(outbox.backlog.max_queued());
-            if outbox.requests_held {
-                drop(outbox);
-                // What is queued may be only what this very poll answered: try to get rid of it first.
-                self.flush();
-                outbox = self.outbox.lock();
-            }
-        }
-        self.overfull.store(outbox.requests_held, Ordering::Release);
-        if outbox.requests_held
-            && self.written.watch()
-            && let Some(shared) = self.shared.upgrade()
-        {
-            shared.watch_reader(self.token);
-        }
-        outbox.requests_held
     }
 }
 
@@ -393,9 +220,6 @@ fn received(read: io::Result<usize>, room: usize) -> Result<Received, Stop> {
         Err(error) => Err(Stop::Failed(error.to_string())),
     }
 }
-
-/// The transfer that a peer has broken, and how.
-type WrongTransfer = (u64, &'static str);
 
 struct Received {
     count: usize,

@@ -1,6 +1,7 @@
 //! The writing half of a connection.
 
 use super::Connection;
+use crate::transport::restraint::Restrained;
 use crate::transport::{Flush, Link};
 use crate::wire::{DataPart, WriteJob};
 use rustix::io::Errno;
@@ -26,8 +27,8 @@ impl Connection {
         let mut bulk = 0;
         let result = loop {
             if job.is_done() {
-                outbox.queue.written(&mut job);
-                if !outbox.queue.next_write(&mut job) {
+                outbox.outgoing.queue.written(&mut job);
+                if !outbox.outgoing.queue.next_write(&mut job) {
                     break Ok(());
                 }
             }
@@ -43,7 +44,7 @@ impl Connection {
             match written {
                 Ok(count) => {
                     job.advance(count);
-                    self.written.add(count);
+                    self.restraint.written.add(count);
                     bulk += if is_bulk { count } else { 0 };
                 }
                 Err(Errno::INTR) => {}
@@ -58,20 +59,13 @@ impl Connection {
         // What the end of the connection has cleared meanwhile stays so.
         outbox.job = if self.is_closed() { WriteJob::default() } else { job };
         outbox.writing = false;
-        outbox.count_answers();
-        if outbox.queue.has_withdrawn()
+        let resumes = self.restraint.note_written(&mut outbox.outgoing);
+        // The polling thread tells who waits for what was withdrawn.
+        let to_tell = outbox.outgoing.queue.has_withdrawn();
+        drop(outbox);
+        if (resumes || to_tell)
             && let Some(shared) = self.shared.upgrade()
         {
-            // The polling thread tells who waits for them.
-            shared.mark_ready(self.token);
-        }
-        if outbox.requests_held
-            && let Some(shared) = self.shared.upgrade()
-            && !outbox.queue.has_responses_beyond(outbox.backlog.max_queued() / 2)
-        {
-            outbox.requests_held = false;
-            self.stopped.store(false, Ordering::Release);
-            drop(outbox);
             shared.mark_ready(self.token);
         }
         result
@@ -110,20 +104,6 @@ impl Connection {
         }
     }
 
-    /// Flushes now, or puts the connection on the list for the next poll.
-    pub(super) fn schedule(&self, flush: Flush) {
-        match flush {
-            Flush::Now => self.flush(),
-            Flush::Later => {
-                if !self.listed.swap(true, Ordering::AcqRel)
-                    && let (Some(shared), Some(this)) = (self.shared.upgrade(), self.this.upgrade())
-                {
-                    shared.list_dirty(this);
-                }
-            }
-        }
-    }
-
     /// Writes out as a member of the list that [`Flush::Later`] fills.
     pub(in super::super) fn flush_listed(&self) {
         self.listed.store(false, Ordering::Release);
@@ -132,7 +112,7 @@ impl Connection {
 
     /// Tells the peer to send no further requests.
     pub(in super::super) fn go_away(&self) {
-        self.outbox.lock().queue.go_away();
+        self.outgoing().queue.go_away();
         self.flush();
     }
 }
