@@ -1,6 +1,8 @@
 //! Options of an engine.
 
-use super::{Accepting, Core, Driver, Engine, Handle, Lifecycle, Progress, Serving, Sleepers};
+use super::accepting::Accepting;
+use super::lifecycle::{Lifecycle, Serving};
+use super::{Core, Driver, Engine, Handle, Progress, Sleepers};
 use crate::address::Address;
 use crate::bulk::Regions;
 use crate::config::{ArgobotsConfig, Config, ConfigError, LimitsConfig, MercuryConfig, PoolConfig, PoolName};

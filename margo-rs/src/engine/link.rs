@@ -1,6 +1,7 @@
 //! A link with the calls in flight on it, both ways.
 
-use super::{Core, DriverKey, Serving};
+use super::lifecycle::Serving;
+use super::{Core, DriverKey};
 use crate::address::Address;
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{self, Direction, RegionKey, TransferError, Window};

@@ -1,6 +1,8 @@
 //! The engine: one per process, usually; Margo's instance.
 
+mod accepting;
 mod builder;
+mod core;
 mod lifecycle;
 mod link;
 mod progress;
@@ -13,7 +15,7 @@ pub use self::progress::Progress;
 pub use self::timer::{Sleep, Timer};
 pub use self::wait::{Wait, may_block};
 
-pub(crate) use self::lifecycle::{Lifecycle, Serving};
+pub(crate) use self::core::Core;
 pub use self::link::{REQUEST_HEADER, RESPONSE_HEADER};
 
 pub(crate) use self::link::LinkState;
@@ -22,29 +24,21 @@ pub(crate) use self::timer::Sleepers;
 pub(crate) use self::wait::{block_on, run_blocking};
 
 use crate::address::Address;
-use crate::buffer::{Buffer, Payload};
+use crate::buffer::Buffer;
 use crate::bulk::{
-    self, BulkError, BulkMemory, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RegionKey,
+    BulkError, BulkMemory, BulkTransfer, Direction, LocalRange, Memory, Permission, Region, RemoteRange,
 };
-use crate::bulk::{Regions, RemoteRange, TransferError, Window};
-use crate::client::{Lookup, Peer};
+use crate::client::Lookup;
 use crate::config::Config;
 use crate::error::{HandlerError, ListenError, RegisterError};
-use crate::exec::Pools;
 use crate::limits::Limits;
 use crate::rpc::{ProviderId, RawRpc, Rpc, RpcId};
-use crate::server::{Handler, Provider, RawResponder, Registration, Registry, Request, Responder};
-use crate::transport::{Acceptor, CallId, Link, LinkError, LinkEvents, LoopbackLink, PeerLimits, Transport};
-use crate::warnings::Warnings;
-use crate::wire::{Refusal, RequestHead};
-use parking_lot::Mutex;
+use crate::server::{Handler, Provider, RawResponder, Registration, Request, Responder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 
 /// A running instance of the framework: listens, calls, or both.
 ///
@@ -78,30 +72,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.core.abandon();
     }
-}
-
-/// What all parts of an engine share.
-pub(crate) struct Core {
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) driver: Driver,
-    pub(crate) limits: Limits,
-    pub(crate) registry: Registry,
-    pub(crate) pools: Pools,
-    pub(crate) lifecycle: Lifecycle,
-    /// Limits the log lines that bad requests cause.
-    pub(crate) warnings: Warnings,
-    address: Address,
-    listening: bool,
-    peers: Mutex<HashMap<Address, Weak<Peer>>>,
-    links: Mutex<HashMap<usize, Weak<LinkState>>>,
-    local: OnceLock<Arc<LinkState>>,
-    /// Requests being served, on all links.
-    pub(crate) serving: Arc<Serving>,
-    pub(crate) sleepers: Sleepers,
-    /// Memory that transfers may reach.
-    pub(crate) regions: Regions,
-    /// As it was when the engine started.
-    config: Config,
 }
 
 impl Engine {
@@ -422,146 +392,4 @@ pub struct Load {
     pub links: usize,
     /// Memory regions that were exposed or staged and are not given back.
     pub regions: usize,
-}
-
-impl Core {
-    pub(crate) fn is_running(&self) -> bool {
-        self.lifecycle.is_running()
-    }
-
-    pub(crate) fn register(&self, registration: Registration) -> Result<RpcId, RegisterError> {
-        if !self.is_running() {
-            return Err(RegisterError::ShutDown);
-        }
-        let one_way = registration.response_disabled;
-        let id = self.registry.insert(registration)?;
-        self.transport.serve(id, one_way);
-        Ok(id)
-    }
-
-    /// The peer at an address that was resolved, shared by all who look it up.
-    pub(crate) fn peer(self: &Arc<Self>, address: &Address) -> Arc<Peer> {
-        let mut peers = self.peers.lock();
-        if let Some(peer) = peers.get(address).and_then(Weak::upgrade) {
-            return peer;
-        }
-        peers.retain(|_, peer| peer.strong_count() > 0);
-        let peer = Arc::new(Peer::dialed(self.clone(), address.clone()));
-        peers.insert(address.clone(), Arc::downgrade(&peer));
-        peer
-    }
-
-    /// The engine's link to itself.
-    pub(crate) fn local(self: &Arc<Self>) -> Arc<LinkState> {
-        let make = || {
-            let loopback = Arc::new(LoopbackLink::new(self.address.clone()));
-            let link: Arc<dyn Link> = loopback.clone();
-            let state = LinkState::new(self, self.address.clone(), true);
-            let events: Arc<dyn LinkEvents> = state.clone();
-            loopback.attach(Arc::downgrade(&events));
-            let limits = PeerLimits {
-                max_in_flight: self.limits.max_in_flight,
-                max_message: self.limits.max_message,
-                max_bytes: self.limits.max_bytes,
-            };
-            state.on_up(&link, limits);
-            state
-        };
-        self.local.get_or_init(make).clone()
-    }
-
-    pub(crate) fn own_address(&self) -> &Address {
-        &self.address
-    }
-
-    pub(crate) fn is_listening(&self) -> bool {
-        self.listening
-    }
-
-    fn track(&self, link: &Arc<LinkState>) {
-        self.links.lock().insert(Arc::as_ptr(link).addr(), Arc::downgrade(link));
-    }
-
-    fn untrack(&self, link: &LinkState) {
-        self.links.lock().remove(&std::ptr::from_ref(link).addr());
-    }
-
-    fn links(&self) -> Vec<Arc<LinkState>> {
-        self.links.lock().values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Ends calls and requests whose deadline has passed; returns the next deadline.
-    pub(crate) fn expire(&self, now: Instant) -> Option<Instant> {
-        let sleeps = self.sleepers.wake_due(now);
-        let mut next = earlier(self.expire_grace(now), sleeps);
-        for link in self.links() {
-            let (expired, earliest) = link.calls.expire(now);
-            if let Some(transport) = link.link() {
-                for call in expired {
-                    transport.cancel(call);
-                }
-            }
-            next = earlier(earlier(next, earliest), link.running.expire(now));
-        }
-        next
-    }
-
-    /// Wakes a caller that still waits, so that it drives the transport next. If none does, the answers that are in
-    /// only wait to be picked up, and the progress thread looks after the rest in its own time.
-    pub(crate) fn pass_lead_on(&self, link: &LinkState) {
-        let _ = link.calls.wake_one() || self.links().iter().any(|link| !link.is_local() && link.calls.wake_one());
-    }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
-}
-
-/// Takes in the links that peers open.
-struct Accepting {
-    core: Weak<Core>,
-}
-
-impl Acceptor for Accepting {
-    fn accept(&self, link: Arc<dyn Link>) -> Arc<dyn LinkEvents> {
-        match self.core.upgrade() {
-            Some(core) => {
-                let state = LinkState::new(&core, link.peer().clone(), false);
-                state.attach(link);
-                state
-            }
-            None => Arc::new(Nobody),
-        }
-    }
-}
-
-/// Takes the events of a link that came up while its engine ended.
-struct Nobody;
-
-impl LinkEvents for Nobody {
-    fn on_up(&self, link: &Arc<dyn Link>, _: PeerLimits) {
-        link.close("the engine was shut down");
-    }
-
-    fn on_request(&self, _: CallId, _: RequestHead, _: Payload<'_>) {}
-    fn on_request_refused(&self, _: CallId, _: RequestHead, _: Refusal) {}
-
-    fn expects(&self, _: CallId) -> bool {
-        false
-    }
-
-    fn on_response(&self, _: CallId, _: Payload<'_>) {}
-    fn on_refused(&self, _: CallId, _: Refusal) {}
-    fn on_cancel(&self, _: CallId) {}
-    fn on_transferred(&self, _: CallId, _: Result<(), TransferError>) {}
-
-    fn grant(&self, _: &RegionKey, _: Direction, _: u64, _: u64) -> Result<Window, bulk::Refusal> {
-        Err(bulk::Refusal::ShuttingDown)
-    }
-
-    fn on_go_away(&self) {}
-    fn on_lost(&self, _: &LinkError) {}
 }

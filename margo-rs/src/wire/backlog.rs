@@ -1,6 +1,6 @@
 //! What one connection's unread answers take of what all connections of an engine may hold of them.
 
-use super::inbound::Budget;
+use super::budget::Budget;
 use std::sync::Arc;
 
 /// Less than this is not counted, in bytes: most connections never have as much, and touch nothing that all share.

@@ -1,7 +1,7 @@
 //! Requests that have arrived and are not handled yet, because answers pile up that the peer does not read.
 
+use super::budget::Budget;
 use super::frame::RequestHead;
-use super::inbound::Budget;
 use crate::buffer::{Buffer, Payload};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

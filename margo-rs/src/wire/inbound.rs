@@ -1,16 +1,13 @@
 //! The receiving half of a connection: bytes in, whole messages out.
 
+use super::arriving::{DIRECT_MIN, Data, Message, RESERVE_STEP, Sort};
+use super::budget::Budget;
+use super::event::{Event, Refusal};
 use super::frame::{Header, Kind, Loan, RequestHead, TransferHead, WireError};
 use crate::buffer::{Buffer, Payload};
 use crate::bulk::{Direction, Window};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A frame body at least this long is read straight into its message once its head is known, in bytes.
-const DIRECT_MIN: usize = 8 * 1024;
-/// Reserved at once for a message that is still arriving, in bytes; more only as bytes really come in.
-const RESERVE_STEP: usize = 1024 * 1024;
 
 /// What this side lets the peer send.
 #[derive(Debug, Clone, Copy)]
@@ -23,130 +20,6 @@ pub struct InboundLimits {
     pub max_bytes: u64,
     /// Messages that may be partly received at a time.
     pub max_messages: usize,
-}
-
-/// Bytes that all connections of an engine together may hold: of requests while they are still arriving, or of answers.
-#[derive(Debug)]
-pub struct Budget {
-    claimed: AtomicU64,
-    max: u64,
-}
-
-impl Budget {
-    /// A budget of `max` bytes.
-    pub fn new(max: u64) -> Self {
-        Self { claimed: AtomicU64::new(0), max }
-    }
-
-    /// Takes `bytes` out of the budget, if they are there.
-    pub fn claim(&self, bytes: u64) -> bool {
-        if self.claimed.fetch_add(bytes, Ordering::AcqRel).saturating_add(bytes) <= self.max {
-            return true;
-        }
-        self.release(bytes);
-        false
-    }
-
-    /// Takes `bytes` whether they are there or not.
-    pub fn take(&self, bytes: u64) {
-        self.claimed.fetch_add(bytes, Ordering::AcqRel);
-    }
-
-    /// Whether more is taken than there is.
-    pub fn is_exhausted(&self) -> bool {
-        self.claimed() > self.max
-    }
-
-    /// Gives back what was claimed.
-    pub fn release(&self, bytes: u64) {
-        self.claimed.fetch_sub(bytes, Ordering::AcqRel);
-    }
-
-    /// Bytes that are claimed.
-    pub fn claimed(&self) -> u64 {
-        self.claimed.load(Ordering::Acquire)
-    }
-}
-
-/// Why a message was refused; its chunks are read and thrown away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
-    /// The message is larger than the stated limit.
-    TooLarge {
-        /// Stated size in bytes.
-        size: u64,
-        /// The limit in bytes.
-        max: u64,
-    },
-    /// Too many bytes are under way on this connection.
-    Overloaded,
-}
-
-/// Something that arrived whole.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// A request of the peer's.
-    Request(u64, RequestHead, Payload<'a>),
-    /// A request that is refused before it is read.
-    RequestRefused(u64, RequestHead, Refusal),
-    /// The first part of a response to a call of ours. Unless the call is still wanted and `true` is put here, the rest
-    /// is thrown away.
-    ResponseBegins(u64, &'a mut bool),
-    /// The response to a call of ours.
-    Response(u64, Payload<'a>),
-    /// The response to a call of ours, refused before it is read.
-    ResponseRefused(u64, Refusal),
-    /// The peer no longer wants the response to its call.
-    Cancel(u64),
-    /// The peer takes no new requests.
-    GoAway,
-    /// The peer wants to move data from or to a region of ours.
-    Transfer(u64, Direction, TransferHead),
-    /// The peer wants to pull from a region of ours, and would borrow the data.
-    Borrow(u64, TransferHead),
-    /// The peer wants to push into a region of ours, and lends the data.
-    Lend(u64, TransferHead, Loan),
-    /// The data of a pull of ours is lent.
-    Lent(u64, Loan),
-    /// The peer has taken back this loan of its.
-    LoanEnd(u64),
-    /// The peer has let go of this loan of ours.
-    LoanReturn(u64),
-    /// The owner waits for the data of a push of ours.
-    PushReady(u64),
-    /// A pull or push of ours is over, with this code.
-    TransferEnd(u64, u32),
-    /// The peer gives up its pull or push.
-    TransferCancel(u64),
-    /// This many bytes of data begin to arrive: of a pull of ours or a push of the peer's. What is put here is where they
-    /// go, if anywhere.
-    DataBegins(Direction, u64, u64, &'a mut Option<(Window, u64)>),
-    /// This many bytes of data have arrived. They are in place if `true`; their region was taken back if not.
-    DataEnds(Direction, u64, u64, bool),
-}
-
-/// The body of a data frame while it arrives.
-#[derive(Debug)]
-struct Data {
-    direction: Direction,
-    call: u64,
-    length: u64,
-    missing: usize,
-    /// Where it goes, and from where on. Nowhere if nobody wants it, or its region was taken back.
-    target: Option<(Window, u64)>,
-    wanted: bool,
-}
-
-impl Data {
-    fn take(&mut self, bytes: &[u8]) {
-        self.missing -= bytes.len();
-        let Some((window, at)) = &mut self.target else { return };
-        if window.copy_in(*at, bytes).is_err() {
-            self.target = None;
-        } else {
-            *at += bytes.len() as u64;
-        }
-    }
 }
 
 /// Reassembles messages from whatever pieces the bytes arrive in.
@@ -167,47 +40,6 @@ pub struct Inbound {
     partial: HashMap<(Sort, u64), Message>,
     /// Bytes of begun requests, counted when their frame begins; claimed from the budget too.
     claimed: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Sort {
-    Request,
-    Response,
-}
-
-#[derive(Debug)]
-struct Message {
-    call: u64,
-    /// `None` for a response.
-    head: Option<RequestHead>,
-    total: u64,
-    received: u64,
-    bytes: Buffer,
-    /// What it has claimed; 0 for responses, which nobody sends unasked and unnoticed.
-    claimed: u64,
-    /// Refused: counted, not kept.
-    discard: bool,
-    /// The last frame seen had the `MORE` flag.
-    more: bool,
-}
-
-impl Message {
-    fn sort(&self) -> Sort {
-        if self.head.is_some() { Sort::Request } else { Sort::Response }
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        if !self.discard {
-            let missing = self.total.saturating_sub(self.received) as usize;
-            let message = self.bytes.vec_mut();
-            // Where much comes at a time, few allocations, and never more than one step ahead of what has come.
-            if bytes.len() >= DIRECT_MIN && message.capacity() - message.len() < bytes.len() {
-                message.reserve(bytes.len().max(missing.min(RESERVE_STEP)));
-            }
-            message.extend_from_slice(bytes);
-        }
-        self.received += bytes.len() as u64;
-    }
 }
 
 impl Inbound {

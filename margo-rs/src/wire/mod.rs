@@ -31,7 +31,10 @@
 //! says that the other side has let go of it, for that or another reason. How a loan gets to the peer is the transport's
 //! matter ([`transport::sm`](crate::transport::sm)).
 
+mod arriving;
 mod backlog;
+mod budget;
+mod event;
 mod frame;
 mod held;
 mod hello;
@@ -41,10 +44,12 @@ mod outbound;
 mod transfers;
 
 pub use backlog::Backlog;
+pub use budget::Budget;
+pub use event::{Event, Refusal};
 pub use frame::{Header, Kind, Loan, RequestHead, TransferHead, WireError};
 pub use held::{Held, HeldRequest};
 pub use hello::{EXTRA_LEN, HELLO_LEN, Hello, PROTOCOL_VERSION};
-pub use inbound::{Budget, Event, Inbound, InboundLimits, Refusal};
+pub use inbound::{Inbound, InboundLimits};
 pub use outbound::{DataPart, INTERLEAVED_MAX, Outbound, WriteJob};
 pub use transfers::{EAGER_MAX, Transfers};
 
