@@ -1,10 +1,9 @@
 //! Bytes to values.
 
-use serde::de::value::U32Deserializer;
-use serde::de::{
-    DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess, VariantAccess,
-    Visitor,
-};
+mod access;
+
+use self::access::{Elements, Entries, Members};
+use serde::de::{Deserializer, Visitor};
 
 use super::error::DecodeError;
 use super::{DEPTH_MAX, ZERO_SIZED_ELEMENTS_MAX, bytes, hg_string};
@@ -145,7 +144,7 @@ impl<'de> Decoder<'de> {
     #[inline]
     fn elements<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, DecodeError> {
         self.nested(|decoder| {
-            let mut elements = Elements { decoder, left };
+            let mut elements = Elements::new(decoder, left);
             let value = visitor.visit_seq(&mut elements)?;
             elements.finish()?;
             Ok(value)
@@ -154,7 +153,7 @@ impl<'de> Decoder<'de> {
 
     #[inline]
     fn members<V: Visitor<'de>>(&mut self, left: usize, visitor: V) -> Result<V::Value, DecodeError> {
-        self.nested(|decoder| visitor.visit_seq(Members { decoder, left }))
+        self.nested(|decoder| visitor.visit_seq(Members::new(decoder, left)))
     }
 
     #[cold]
@@ -319,7 +318,7 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let count = self.count()?;
         self.nested(|decoder| {
-            let mut entries = Entries { remaining: decoder.input.len(), decoder, left: count };
+            let mut entries = Entries::new(decoder, count);
             let value = visitor.visit_map(&mut entries)?;
             entries.finish()?;
             Ok(value)
@@ -352,158 +351,4 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
     fn is_human_readable(&self) -> bool {
         false
     }
-}
-
-/// The elements of a sequence. `left` was compared with the input.
-struct Elements<'d, 'de> {
-    decoder: &'d mut Decoder<'de>,
-    left: usize,
-}
-
-impl Elements<'_, '_> {
-    /// A visitor that stopped early would have the rest taken for what comes next.
-    #[inline]
-    fn finish(&self) -> Result<(), DecodeError> {
-        match self.left {
-            0 => Ok(()),
-            left => Err(unread(left)),
-        }
-    }
-}
-
-impl<'de> SeqAccess<'de> for &mut Elements<'_, 'de> {
-    type Error = DecodeError;
-
-    #[inline]
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => return Ok(None),
-        }
-        let remaining = self.decoder.input.len();
-        let element = seed.deserialize(&mut *self.decoder)?;
-        self.decoder.charge_element(remaining)?;
-        Ok(Some(element))
-    }
-
-    #[inline]
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
-    }
-}
-
-/// The members of a tuple or struct, as many as the type has.
-struct Members<'d, 'de> {
-    decoder: &'d mut Decoder<'de>,
-    left: usize,
-}
-
-impl<'de> SeqAccess<'de> for Members<'_, 'de> {
-    type Error = DecodeError;
-
-    #[inline]
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, DecodeError> {
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => return Ok(None),
-        }
-        seed.deserialize(&mut *self.decoder).map(Some)
-    }
-
-    #[inline]
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
-    }
-}
-
-/// The entries of a map. `left` was compared with the input.
-struct Entries<'d, 'de> {
-    decoder: &'d mut Decoder<'de>,
-    left: usize,
-    /// How much input there was before the key last read.
-    remaining: usize,
-}
-
-impl Entries<'_, '_> {
-    #[inline]
-    fn finish(&self) -> Result<(), DecodeError> {
-        match self.left {
-            0 => Ok(()),
-            left => Err(unread(left)),
-        }
-    }
-}
-
-impl<'de> MapAccess<'de> for &mut Entries<'_, 'de> {
-    type Error = DecodeError;
-
-    #[inline]
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, DecodeError> {
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => return Ok(None),
-        }
-        self.remaining = self.decoder.input.len();
-        seed.deserialize(&mut *self.decoder).map(Some)
-    }
-
-    #[inline]
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, DecodeError> {
-        let value = seed.deserialize(&mut *self.decoder)?;
-        self.decoder.charge_element(self.remaining)?;
-        Ok(value)
-    }
-
-    #[inline]
-    fn size_hint(&self) -> Option<usize> {
-        Some(self.left)
-    }
-}
-
-impl<'de> EnumAccess<'de> for &mut Decoder<'de> {
-    type Error = DecodeError;
-    type Variant = Self;
-
-    #[inline]
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), DecodeError> {
-        let offset = self.offset();
-        let index: U32Deserializer<DecodeError> = u32::from_le_bytes(self.array()?).into_deserializer();
-        match seed.deserialize(index) {
-            Ok(variant) => Ok((variant, self)),
-            Err(error) => Err(error.placed(offset)),
-        }
-    }
-}
-
-impl<'de> VariantAccess<'de> for &mut Decoder<'de> {
-    type Error = DecodeError;
-
-    #[inline]
-    fn unit_variant(self) -> Result<(), DecodeError> {
-        Ok(())
-    }
-
-    #[inline]
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, DecodeError> {
-        seed.deserialize(self)
-    }
-
-    #[inline]
-    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, DecodeError> {
-        visitor.visit_seq(Members { decoder: self, left: len })
-    }
-
-    #[inline]
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, DecodeError> {
-        self.tuple_variant(fields.len(), visitor)
-    }
-}
-
-#[cold]
-fn unread(left: usize) -> DecodeError {
-    DecodeError::custom(format_args!("{left} elements more than the type takes"))
 }
