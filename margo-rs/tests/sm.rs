@@ -5,7 +5,7 @@ use margo_rs::wire::{FRAME_MAX, HELLO_LEN, Hello};
 use margo_rs::{ConnectError, Endpoint, Engine, Rpc, Wait};
 use mochi_test_support::{Descriptors, Process, Watchdog, comes_to, descriptors, mappings, say};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::net::{
     self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketType,
 };
@@ -151,6 +151,11 @@ fn segments_that_could_hurt_are_refused() {
         rustix::fs::fcntl_add_seals(&segment, seals).unwrap();
         segment
     };
+    // As many pages as it should have, and the last one behind its end.
+    let behind = memory(size, MemfdFlags::empty());
+    fill(&behind, size - PAGE);
+    rustix::fs::fallocate(&behind, FallocateFlags::KEEP_SIZE, size as u64, PAGE as u64).unwrap();
+    rustix::fs::fcntl_add_seals(&behind, SEALS).unwrap();
     let unsealable = rustix::fs::memfd_create("raw", MemfdFlags::empty()).unwrap();
     fill(&unsealable, size);
     let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
@@ -161,6 +166,7 @@ fn segments_that_could_hurt_are_refused() {
         ("may be written and punched", sealed(size, size, SealFlags::SHRINK | SealFlags::GROW)),
         ("cannot be sealed", unsealable),
         ("a hole", sealed(size, size - PAGE, SEALS)),
+        ("a hole, and a page behind its end", behind),
         ("empty", sealed(0, 0, SEALS)),
         ("no ring", sealed(PAGE, PAGE, SEALS)),
         ("no power of two", sealed(size + PAGE, size + PAGE, SEALS)),

@@ -53,6 +53,11 @@ impl Restraint {
         }
     }
 
+    /// Whether more small answers wait than a peer can have asked for that keeps to the limits.
+    pub(super) fn is_overstrained(&self, outgoing: &Outgoing) -> bool {
+        outgoing.queue.small_answers() > self.max_answers
+    }
+
     /// Takes notice of what was queued, and whether that may be too much.
     pub(super) fn note_queued(&self, outgoing: &mut Outgoing) {
         outgoing.count_answers();
@@ -205,7 +210,7 @@ pub(super) trait Restrained: Link + Sized {
         }
         let outgoing = self.outgoing();
         let restraint = self.restraint();
-        let stops = outgoing.requests_held && outgoing.queue.small_answers() > restraint.max_answers;
+        let stops = outgoing.requests_held && restraint.is_overstrained(&outgoing);
         restraint.stopped.store(stops, Ordering::Release);
         stops
     }

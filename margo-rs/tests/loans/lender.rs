@@ -7,7 +7,7 @@ use margo_rs::wire::{Kind, Loan};
 use margo_rs::{Engine, Load};
 use mochi_test_support::{Mapping, comes_to};
 use rustix::fd::OwnedFd;
-use rustix::fs::SealFlags;
+use rustix::fs::{FallocateFlags, SealFlags};
 
 /// Files that must not be used for data of [`LENT_MIN`] bytes.
 fn bad_files() -> Vec<(&'static str, Vec<OwnedFd>)> {
@@ -15,6 +15,13 @@ fn bad_files() -> Vec<(&'static str, Vec<OwnedFd>)> {
     let holey = || {
         let file = rustix::fs::memfd_create("raw", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&file, size as u64).unwrap();
+        rustix::fs::fcntl_add_seals(&file, SEALS).unwrap();
+        file
+    };
+    let hollow = || {
+        let file = rustix::fs::memfd_create("raw", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, size as u64).unwrap();
+        rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, size as u64, size as u64).unwrap();
         rustix::fs::fcntl_add_seals(&file, SEALS).unwrap();
         file
     };
@@ -37,6 +44,7 @@ fn bad_files() -> Vec<(&'static str, Vec<OwnedFd>)> {
         ("too small by one byte", vec![sealed_file(size - 1, 0xee, SEALS)]),
         ("empty", vec![sealed_file(0, 0, SEALS)]),
         ("a hole", vec![holey()]),
+        ("a hole, and as much behind its end", vec![hollow()]),
         ("huge and hollow", vec![huge()]),
         ("no memory file", vec![plain]),
         ("a pipe", vec![OwnedFd::from(pipe)]),
@@ -248,6 +256,20 @@ fn data_for_a_push_that_is_copied_does_not_lead_out_of_its_range() {
         let memory = region.into_inner().wait();
         assert!(memory[size..].iter().all(|byte| *byte == 0x11));
     }
+    is_fine(&server);
+}
+
+/// Each file that cannot be used is answered, and answers that nobody reads are memory.
+#[test]
+fn whoever_lends_and_reads_no_answers_is_cut_off() {
+    let _alone = alone("whoever_lends_and_reads_no_answers_is_cut_off");
+    let server = serve();
+    let raw = Raw::connect(&server);
+    let (pipe, _) = std::io::pipe().unwrap();
+    let pipe = OwnedFd::from(pipe);
+    let sent = (0..1_000_000).take_while(|loan| raw.hand_over_unheard(*loan, &pipe)).count();
+    assert!(sent < 1_000_000, "all were taken");
+    links_are(0, &server);
     is_fine(&server);
 }
 

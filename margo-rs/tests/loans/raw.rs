@@ -88,7 +88,7 @@ impl Raw {
             instance: 1,
             extra: [0; 16],
         };
-        send(&socket, &hello.encode(), &[&file]);
+        assert!(send(&socket, &hello.encode(), &[&file]));
         let (bytes, mut files) = receive(&socket, RecvFlags::empty()).unwrap();
         assert_eq!(bytes.len(), HELLO_LEN);
         let peer = File::from(files.pop().unwrap());
@@ -119,6 +119,11 @@ impl Raw {
     /// Hands over a file.
     pub(crate) fn hand_over(&self, loan: u64, files: &[&OwnedFd]) {
         send(&self.socket, &loan.to_le_bytes(), files);
+    }
+
+    /// Hands over a file, with nothing of what the server says read. `false` once the server has closed.
+    pub(crate) fn hand_over_unheard(&self, loan: u64, file: &OwnedFd) -> bool {
+        send(&self.socket, &loan.to_le_bytes(), &[file])
     }
 
     /// Sends any packet.
@@ -269,15 +274,15 @@ fn invented(length: usize) -> BulkDescriptor {
     BulkDescriptor::from_bytes(&bytes).unwrap()
 }
 
-fn send(socket: &OwnedFd, bytes: &[u8], files: &[&OwnedFd]) {
+/// `false` once the server has closed.
+fn send(socket: &OwnedFd, bytes: &[u8], files: &[&OwnedFd]) -> bool {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let files: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
     if !files.is_empty() {
         assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
     }
-    // Fails once the server has closed.
-    let _ = net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL);
+    net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).is_ok()
 }
 
 fn receive(socket: &OwnedFd, flags: RecvFlags) -> rustix::io::Result<(Vec<u8>, Vec<OwnedFd>)> {

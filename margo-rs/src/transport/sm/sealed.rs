@@ -4,8 +4,8 @@
 //! peer hands over cannot be taken from under our feet (a read of it never faults), and what we hand over cannot be
 //! written by the peer, not even by one of our own user that opens it once more.
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 use std::io;
@@ -58,11 +58,67 @@ pub(super) fn length_of(file: &OwnedFd) -> io::Result<u64> {
     if rustix::fs::fstatfs(file)?.f_type as i64 != TMPFS {
         return Err(wrong("it is made of huge pages"));
     }
-    let stat = rustix::fs::fstat(file)?;
-    let length = u64::try_from(stat.st_size).unwrap_or(0);
+    let length = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    cut_behind_end(file, length).map_err(|_| wrong("what lies behind its end cannot be cut off"))?;
     // A page that is missing is one that memory may be missing for when it is read.
-    if (stat.st_blocks as u64).saturating_mul(BLOCK) < length {
+    if (rustix::fs::fstat(file)?.st_blocks as u64).saturating_mul(BLOCK) < length {
         return Err(wrong("it has holes"));
     }
     Ok(length)
+}
+
+/// Frees pages behind the end of a file, which count as blocks of it and so would hide as many holes (`fallocate(2)` with
+/// `FALLOC_FL_KEEP_SIZE`). None can come after that, as the file is sealed against growing.
+fn cut_behind_end(file: &OwnedFd, length: u64) -> Result<(), Errno> {
+    match rustix::fs::ftruncate(file, length) {
+        // It is open for reading only. Whoever has it on lease must not keep us waiting.
+        Err(Errno::INVAL | Errno::BADF) => {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::ftruncate(rustix::fs::open(path, flags, Mode::empty())?, length)
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 64 * 1024;
+
+    /// A file of which `there` bytes have pages, from the start on, and `behind` its end as many as are told.
+    fn file(there: u64, behind: u64) -> OwnedFd {
+        let file = rustix::fs::memfd_create("test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&file, SIZE).unwrap();
+        for (flags, at, length) in [(FallocateFlags::empty(), 0, there), (FallocateFlags::KEEP_SIZE, SIZE, behind)] {
+            if length > 0 {
+                rustix::fs::fallocate(&file, flags, at, length).unwrap();
+            }
+        }
+        seal(&file).unwrap();
+        file
+    }
+
+    #[test]
+    fn pages_behind_the_end_do_not_make_up_for_holes() {
+        let for_reading = |file: &OwnedFd| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
+        for (there, behind) in [(SIZE - 4096, 4096), (4096, 2 * SIZE), (0, SIZE)] {
+            for readonly in [false, true] {
+                let made = file(there, behind);
+                assert!(rustix::fs::fstat(&made).unwrap().st_blocks as u64 * BLOCK >= SIZE, "it looks whole");
+                let given = if readonly { for_reading(&made) } else { made };
+                assert!(length_of(&given).is_err(), "{there} and {behind}, {readonly}");
+            }
+        }
+        for behind in [0, SIZE] {
+            let made = file(SIZE, behind);
+            assert_eq!(length_of(&for_reading(&made)).unwrap(), SIZE);
+            assert_eq!(length_of(&made).unwrap(), SIZE);
+            assert_eq!(rustix::fs::fstat(&made).unwrap().st_blocks as u64 * BLOCK, SIZE);
+        }
+    }
 }

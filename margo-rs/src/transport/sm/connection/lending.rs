@@ -168,7 +168,14 @@ impl Connection {
             // Closed meanwhile, perhaps after everything was given back.
             self.borrowed.lock().clear();
         }
-        if twice { Err("two loans have the same number") } else { Ok(drained) }
+        if twice {
+            return Err("two loans have the same number");
+        }
+        // An honest peer reads our answers to its loans before it hands over more.
+        if self.restraint().is_overstrained(&self.outgoing()) {
+            return Err("more loans than may be, and it reads no answers");
+        }
+        Ok(drained)
     }
 
     /// Looks through the socket for a loan until `found`, or until nothing more is there.
