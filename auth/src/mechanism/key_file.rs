@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
-use super::peer_credentials::PeerCredentials;
+use super::peer_credentials::{OVERFLOW_ID, PeerCredentials};
 use super::{Acceptor, ClientToken, Initiator, MechanismError, Principal, ServerIdentity, ServerProof, Step};
 use crate::Identity;
 use crate::clock::{self, NoRandom};
@@ -67,6 +67,26 @@ pub enum KeyFileError {
     /// It is there already, and a new one was to be written.
     #[error("{} is there already and stays as it is; write the new key somewhere else", .0.display())]
     Exists(PathBuf),
+    /// A directory above it is of somebody else, who could put another file in its place.
+    #[error("key file {} lies below {}, which belongs to uid {owner}; keep it below directories of your own", path.display(), directory.display())]
+    DirectoryOwner {
+        /// The file.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
+    /// Others may write into a directory above it, and so put another file in its place.
+    #[error("key file {} lies below {} of mode {mode:04o}, where others may write; run chmod go-w, or keep it elsewhere", path.display(), directory.display())]
+    DirectoryMode {
+        /// The file.
+        path: PathBuf,
+        /// The directory.
+        directory: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// It has not the length of a key file.
     #[error("key file {} has {len} bytes, a key file has {FILE_LEN}; make one with mochi keygen", path.display())]
     Length {
@@ -136,8 +156,13 @@ impl Key {
 
     /// Reads a key file.
     ///
+    /// The file itself is no symbolic link; directories above it may be. Other names of the same file (hard links) do not
+    /// matter: what they lead to is this user's, and nobody else's to read or write.
+    ///
     /// # Errors
-    /// Unless it is a regular file of this user that nobody else can read or write, with exactly a key in it.
+    /// Unless it is a regular file of this user that nobody else can read or write, with exactly a key in it; and unless all
+    /// directories above it are this user's or root's, and nobody else can put another file in its place. A directory that
+    /// others may write to is taken only with the sticky bit, as `/tmp` has it.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, KeyFileError> {
         Self::load_as(path.as_ref(), Identity::own().uid)
     }
@@ -146,13 +171,17 @@ impl Key {
         let fail = |source: io::Error| KeyFileError::Io { path: path.to_owned(), source };
         // Not through a link, and not waiting for the writer of a fifo. Everything after is asked of the open file.
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+        let real = real_path(path)?;
+        let opened = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(&real);
         let mut file = opened.map_err(|source| match rustix::io::Errno::from_io_error(&source) {
             Some(rustix::io::Errno::LOOP) => KeyFileError::Symlink(path.to_owned()),
             _ => fail(source),
         })?;
         let metadata = file.metadata().map_err(fail)?;
         check_metadata(path, &metadata, own)?;
+        for directory in real.ancestors().skip(1) {
+            check_directory(path, directory, &std::fs::symlink_metadata(directory).map_err(fail)?, own)?;
+        }
         let text = read_exactly(&mut file, path)?;
         parse(&text).map(Self::new).ok_or_else(|| KeyFileError::Format(path.to_owned()))
     }
@@ -181,6 +210,8 @@ impl Key {
     }
 
     fn binder(&self, th1: &Th1) -> Secret<32> {
+        #[cfg(test)]
+        tests::BINDERS.set(tests::BINDERS.get() + 1);
         let key: Secret<32> = expand_label(&extract(b"hgrpc1", self.secret.expose()), "binder", b"");
         mac(key.expose(), &[th1.as_bytes()])
     }
@@ -203,6 +234,28 @@ fn check_metadata(path: &Path, metadata: &std::fs::Metadata, own: u32) -> Result
     }
     if metadata.len() != FILE_LEN as u64 {
         return Err(KeyFileError::Length { path: path.to_owned(), len: metadata.len() });
+    }
+    Ok(())
+}
+
+/// The file by a path without links, so that what is checked above it is what leads to it.
+fn real_path(path: &Path) -> Result<PathBuf, KeyFileError> {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(KeyFileError::NotAFile(path.to_owned()));
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let real = directory.canonicalize().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    Ok(real.join(name))
+}
+
+/// As `StrictModes` of sshd_config(5). A user whom this user namespace does not map is taken for the host's root, who is one.
+fn check_directory(path: &Path, directory: &Path, metadata: &std::fs::Metadata, own: u32) -> Result<(), KeyFileError> {
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if ![0, own, OVERFLOW_ID].contains(&owner) {
+        return Err(KeyFileError::DirectoryOwner { path: path.to_owned(), directory: directory.to_owned(), owner });
+    }
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        return Err(KeyFileError::DirectoryMode { path: path.to_owned(), directory: directory.to_owned(), mode });
     }
     Ok(())
 }
@@ -269,13 +322,22 @@ impl Initiator for KeyFileInitiator {
 }
 
 /// The server's side: keys, and whose they are.
-#[derive(Default)]
-pub struct KeyRing(HashMap<KeyId, (Key, Identity)>);
+pub struct KeyRing {
+    keys: HashMap<KeyId, (Key, Identity)>,
+    /// Nobody's: tokens with the id of no key are checked against it, so that time does not tell which ids there are.
+    nobody: Key,
+}
+
+impl Default for KeyRing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl KeyRing {
     /// No keys.
     pub fn new() -> Self {
-        Self::default()
+        Self { keys: HashMap::new(), nobody: Key::new(Secret::new(|_| ())) }
     }
 
     /// Whoever holds `key` is `identity`.
@@ -284,19 +346,24 @@ impl KeyRing {
     /// When the key is in the ring already.
     pub fn add(&mut self, key: Key, identity: Identity) -> Result<(), KeyFileError> {
         let id = key.id;
-        if self.0.contains_key(&id) {
+        if self.keys.contains_key(&id) {
             return Err(KeyFileError::Twice(id));
         }
-        self.0.insert(id, (key, identity));
+        self.keys.insert(id, (key, identity));
         Ok(())
     }
 
     fn check(&self, claim: Claim) -> Result<Verified, KeyRefused> {
         let token: &[u8; TOKEN_LEN] = claim.token().try_into().map_err(|_| KeyRefused::Token(claim.token().len()))?;
         let id = KeyId(token[..16].try_into().expect("16 bytes"));
-        let (key, identity) = self.0.get(&id).ok_or(KeyRefused::UnknownKey(id))?;
         let binder: &[u8; 32] = token[16..].try_into().expect("48 bytes less 16");
-        if !key.binder(claim.th1()).same(binder) {
+        let known = self.keys.get(&id);
+        let key = known.map_or(&self.nobody, |(key, _)| key);
+        let is_bound = key.binder(claim.th1()).same(binder);
+        // Not before: whoever is refused here has cost as much as one whose binder is wrong. What nobody's key makes proves
+        // nothing, though everybody knows that key.
+        let (key, identity) = known.ok_or(KeyRefused::UnknownKey(id))?;
+        if !is_bound {
             return Err(KeyRefused::Binder(id));
         }
         let principal = Principal { mechanism: MechanismId::KeyFile, identity: *identity, name: None };

@@ -6,6 +6,11 @@ use crate::protocol::{Hello, SessionId, Tick};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
+thread_local! {
+    /// Binders that this thread has computed.
+    pub(super) static BINDERS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 fn key(byte: u8) -> Key {
     Key::new(secret(byte))
 }
@@ -88,6 +93,61 @@ fn a_fifo_is_refused_without_waiting_for_a_writer() {
     assert!(matches!(Key::load(&path), Err(KeyFileError::NotAFile(_))));
 }
 
+/// As `StrictModes` of sshd_config(5).
+#[test]
+fn a_file_that_others_can_replace_is_refused() {
+    let top = directory();
+    let (outer, inner) = (top.path().join("outer"), top.path().join("outer/inner"));
+    fs::create_dir_all(&inner).expect("made");
+    let path = inner.join("key");
+    let mode = |directory: &std::path::Path, mode| {
+        fs::set_permissions(directory, Permissions::from_mode(mode)).expect("own directory");
+    };
+    mode(&outer, 0o755);
+    mode(&inner, 0o700);
+    key(1).create(&path).expect("written");
+    assert!(Key::load(&path).is_ok());
+    for open in [&outer, &inner] {
+        for bits in [0o720, 0o702, 0o777, 0o2770] {
+            mode(open, bits);
+            let refused = Key::load(&path).err().expect("others can write there");
+            let real = open.canonicalize().expect("there");
+            assert!(
+                matches!(&refused, KeyFileError::DirectoryMode { directory, mode, .. } if *directory == real && *mode == bits),
+                "{refused}"
+            );
+        }
+        // Only the owner of a file can take its name away there.
+        mode(open, 0o1777);
+        assert!(Key::load(&path).is_ok());
+        mode(open, 0o755);
+    }
+    // A link to the directory leads to the same checks.
+    symlink(&inner, top.path().join("link")).expect("a link");
+    assert!(Key::load(top.path().join("link/key")).is_ok());
+    mode(&outer, 0o777);
+    assert!(matches!(Key::load(top.path().join("link/key")), Err(KeyFileError::DirectoryMode { .. })));
+    mode(&outer, 0o755);
+    // Another name of the same file is as good.
+    fs::hard_link(&path, top.path().join("hard")).expect("a link");
+    assert!(Key::load(top.path().join("hard")).is_ok() && Key::load(&path).is_ok());
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    let directory = directory();
+    let metadata = fs::metadata(directory.path()).expect("there");
+    let check = |own| check_directory(&directory.path().join("key"), directory.path(), &metadata, own);
+    let owner = Identity::own().uid;
+    assert!(check(owner).is_ok());
+    let refused = check(owner + 1);
+    if owner == 0 {
+        assert!(refused.is_ok(), "root's directories are everybody's");
+    } else {
+        assert!(matches!(refused, Err(KeyFileError::DirectoryOwner { owner: found, .. }) if found == owner));
+    }
+}
+
 #[test]
 fn errors_do_not_show_what_is_in_the_file() {
     let directory = directory();
@@ -163,6 +223,29 @@ fn a_changed_or_moved_token_is_refused() {
     let of_another_hello = claim(2, &|_| ()).token().to_vec();
     let moved = ring.check(claim(1, &|token| token.clone_from(&of_another_hello)));
     assert!(matches!(moved.err(), Some(KeyRefused::Binder(_))));
+}
+
+/// Time tells whether there is a key of some id, unless the work is the same.
+#[test]
+fn an_unknown_key_costs_what_a_wrong_one_does() {
+    let mut ring = KeyRing::new();
+    ring.add(key(1), Identity { uid: 1000, gid: 100 }).expect("new");
+    let check = |id: KeyId, of: &Key| {
+        let begun = Begun::new(&offer(), &[1; 32], ephemeral()).expect("an offer");
+        let token = [id.0.as_slice(), of.binder(&begun.th1()).expose()].concat();
+        let (hello, _) = begun.send(&token, Psk::none()).expect("short");
+        let claim = Received::begin(&Hello::parse(&hello).expect("parsed"), &policy()).expect("received").claim();
+        let before = BINDERS.get();
+        (ring.check(claim).err(), BINDERS.get() - before)
+    };
+    assert_eq!(check(key(1).id, &key(1)), (None, 1));
+    assert_eq!(check(key(1).id, &key(2)), (Some(KeyRefused::Binder(key(1).id)), 1));
+    assert_eq!(check(key(2).id, &key(2)), (Some(KeyRefused::UnknownKey(key(2).id)), 1));
+    // Nobody's key opens nothing, under its own id or another.
+    for id in [ring.nobody.id, key(2).id] {
+        assert_eq!(check(id, &ring.nobody), (Some(KeyRefused::UnknownKey(id)), 1));
+    }
+    assert_eq!(check(key(1).id, &ring.nobody), (Some(KeyRefused::Binder(key(1).id)), 1));
 }
 
 /// Slurm CVE-2023-49935: a token was taken for another message than the one it was made for.
