@@ -15,7 +15,7 @@ use crate::mechanism::MechanismError;
 use crate::mechanism::peer_credentials::PeerCredentials;
 use crate::protocol::message::{Content, Draft, Incoming, Kind};
 use crate::protocol::server::{HelloRefused, Received};
-use crate::protocol::{BareError, Hello, MechanismId, ParseError, SessionId};
+use crate::protocol::{BareError, Hello, MAGIC, MechanismId, ParseError, SessionId};
 use crate::session::{Admission, InsertRefused, NodeAddress, QuotaExceeded, Session};
 
 /// Handshakes at work at a time; each may wait for a daemon.
@@ -62,8 +62,8 @@ pub(super) fn node_of(request: &Request) -> NodeAddress {
 /// The handler of the RPC.
 pub(super) async fn serve(shared: Arc<Shared>, request: Request, input: Buffer, responder: RawResponder) {
     const CLOSE: u8 = Kind::Close as u8;
-    match input.get(1) {
-        Some(&CLOSE) => close(&shared, &request, input, responder).await,
+    match input[..] {
+        [MAGIC, CLOSE, ..] => close(&shared, &request, input, responder).await,
         _ => {
             let answer = shake_hands(&shared, &request, &input).await;
             responder.respond(&answer);
@@ -186,30 +186,31 @@ fn peer_credentials(request: &Request) -> Option<PeerCredentials> {
     request.peer_credentials().map(|peer| PeerCredentials::from_kernel(peer.uid, peer.gid))
 }
 
-/// Ends a session, on the word of the client that holds its key. The answer says that nothing runs in it any more.
+/// Ends a session, on the word of the client that holds its key. The answer says that nothing runs in it any more, also to
+/// one who says so while another does.
 async fn close(shared: &Arc<Shared>, request: &Request, mut input: Buffer, responder: RawResponder) {
-    let now = clock::now();
-    let opened = match Incoming::parse(&mut input) {
-        Ok(incoming) => shared.open(incoming, request, now),
-        Err(error) => Err(Refused::Malformed(error)),
+    let incoming = match Incoming::parse(&mut input) {
+        Ok(incoming) => incoming,
+        Err(error) => {
+            shared.audit.request_refused(request.peer(), request.rpc_id(), None, &Refused::Malformed(error));
+            return responder.respond(&BareError::No { echo: [0; 16] }.encode());
+        }
     };
-    let opened = opened.map(|opened| (opened.kind(), opened.responder));
-    match opened {
+    let claimed = incoming.header().session();
+    let opened = shared.open(incoming, request, clock::now());
+    match opened.map(|opened| (opened.kind(), opened.responder)) {
         Ok((Kind::Close, answer)) => {
-            let session = Arc::clone(answer.session());
+            let session = answer.session();
             if shared.table.close(&session.id()) {
                 shared.audit.session_closed(request.peer(), session.principal(), session.id());
-                poll_fn(|cx| Session::poll_drained(&answer, cx)).await;
             }
+            Session::drained(&answer).await;
             match answer.reply(Content::default(), Draft::with_capacity(0), clock::now()) {
                 Ok(reply) => responder.respond(&reply),
                 Err(_) => responder.abandon(), // revoked meanwhile
             }
         }
-        Ok((kind, answer)) => {
-            let session = answer.session().id();
-            shared.refuse(request, Some(session), Refused::Kind(kind), responder);
-        }
-        Err(refused) => shared.refuse(request, None, refused, responder),
+        Ok((kind, _)) => shared.refuse(request, Some(claimed), Refused::Kind(kind), responder),
+        Err(refused) => shared.refuse(request, Some(claimed), refused, responder),
     }
 }

@@ -3,6 +3,7 @@
 
 mod client;
 mod cookie;
+mod draining;
 mod gate;
 mod node;
 mod quota;

@@ -1,10 +1,10 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::draining::Draining;
 use super::node::NodeAddress;
 use crate::mechanism::Principal;
 use crate::protocol::message::{Content, Draft, Header, Incoming, Kind, Tag, Target, Unused};
@@ -56,8 +56,8 @@ pub struct Session {
     opening: Opening,
     sealing: Sealing,
     running: AtomicU32,
-    /// Of whoever waits for it to be drained.
-    draining: Mutex<Option<Waker>>,
+    /// Whoever waits for it to be drained.
+    draining: Draining,
     last_used: AtomicU64,
     /// The connection that it is bound to, if it is.
     bound_to: OnceLock<u64>,
@@ -169,7 +169,7 @@ impl Session {
             opening: Opening::new(terms.suite, secrets.client_to_server),
             sealing: Sealing::new(terms.suite, secrets.server_to_client, now),
             running: AtomicU32::new(0),
-            draining: Mutex::new(None),
+            draining: Draining::default(),
             last_used: AtomicU64::new(now.0),
             bound_to: OnceLock::new(),
             warm: AtomicBool::new(false),
@@ -259,13 +259,10 @@ impl Session {
         }
     }
 
-    /// Done when `responder`'s request is the only one left that runs in a session that was closed. One may wait for that, as
-    /// [`Table::close`](super::Table::close) is `true` once.
-    pub fn poll_drained(responder: &Responder, cx: &mut Context<'_>) -> Poll<()> {
-        let session = &responder.session;
-        *session.draining.lock() = Some(cx.waker().clone());
-        // Looked at after that, and after the session was closed: a request that ends looks in the other order.
-        if session.running.load(Ordering::SeqCst) > 1 { Poll::Pending } else { Poll::Ready(()) }
+    /// Ready when no request runs in a session that has ended, but those that wait for just that: clients may have sent two
+    /// that close it.
+    pub fn drained(responder: &Responder) -> impl Future<Output = ()> + Send + '_ {
+        responder.session.draining.wait(&responder.session.running)
     }
 
     /// Half-open to open; `false` when it was not half-open. Only the table calls it, which counts.
@@ -473,13 +470,9 @@ impl Drop for Responder {
     #[inline]
     fn drop(&mut self) {
         let session = &self.session;
-        if session.running.fetch_sub(1, Ordering::SeqCst) == 2
-            && session.state.load(Ordering::SeqCst) > State::Open as u8
-        {
-            let waker = session.draining.lock().take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+        session.running.fetch_sub(1, Ordering::SeqCst);
+        if session.state.load(Ordering::SeqCst) > State::Open as u8 {
+            session.draining.wake();
         }
     }
 }

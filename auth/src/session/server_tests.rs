@@ -5,6 +5,7 @@ use crate::fixtures::{PROTECTIONS, Pair, TARGET, established, table, tampered};
 use crate::protocol::{Protection, SEQ_END, Suite};
 use crate::session::{Call, CallRefused, Reply, ReplyRefused};
 use std::sync::atomic::AtomicUsize;
+use std::task::{Context, Waker};
 
 const NOW: Tick = Tick(0);
 
@@ -299,6 +300,40 @@ fn a_closed_session_answers_what_runs_and_takes_nothing_new() {
 
     let mut wire = request.responder.reply(Content::default(), Draft::copy_of(b"done"), NOW).expect("still answers");
     assert!(pair.client.open(call, &mut wire, NOW).is_ok());
+}
+
+#[test]
+fn two_that_close_at_once_wait_for_what_runs_and_not_for_each_other() {
+    let pair = Pair::new();
+    let (mut running, _call) = pair.call(b"slow");
+    let running = pair.open(&mut running, NOW).expect("opened");
+    let closes = [0, 1].map(|_| pair.client.close(NOW).expect("sealed").0);
+    let [first, second] = closes.map(|mut wire| pair.open(&mut wire, NOW).expect("opened").responder);
+    assert!(pair.table.close(&first.session().id()));
+    assert!(!pair.table.close(&second.session().id()), "the other was first");
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut cx = Context::from_waker(&waker);
+    {
+        let (mut one, mut other) = (Box::pin(Session::drained(&first)), Box::pin(Session::drained(&second)));
+        assert!(one.as_mut().poll(&mut cx).is_pending() && other.as_mut().poll(&mut cx).is_pending());
+        drop(running);
+        assert!(woken.0.load(Ordering::SeqCst) > 0, "nobody was woken");
+        assert!(one.as_mut().poll(&mut cx).is_ready() && other.as_mut().poll(&mut cx).is_ready());
+    }
+    // The one that is left when the other was answered waits for nothing.
+    let mut last = Box::pin(Session::drained(&second));
+    drop(first);
+    assert!(last.as_mut().poll(&mut cx).is_ready());
+}
+
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 #[test]

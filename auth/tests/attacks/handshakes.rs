@@ -61,6 +61,43 @@ fn every_truncation_and_extension_of_a_hello_is_refused() {
     before.unharmed(&stage, &site, count);
 }
 
+/// How it is refused does not tell what the server took it for.
+#[test]
+fn what_is_no_message_at_all_is_refused_like_a_malformed_hello() {
+    let stage = Stage::enter();
+    let site = stage.serve(builder());
+    let attacker = stage.attacker(&site);
+    let before = site.before();
+    let malformed = [vec![], vec![0xa1], vec![0xa1, 4], vec![0xa1, 8], vec![0xa1; 4000], [0xa1, 8].repeat(2000)];
+    for message in &malformed {
+        let answer = attacker.ask(AUTHENTICATE, message);
+        assert_eq!(BareError::parse(&answer).expect("a bare error"), BareError::No { echo: [0; 16] });
+    }
+    // Of another version, whatever it is there.
+    for message in [[0xa2, 4], [0xa2, 8]] {
+        let answer = attacker.ask(AUTHENTICATE, &message);
+        assert_eq!(BareError::parse(&answer).expect("a bare error"), BareError::Version { echo: [0; 16] });
+    }
+    before.unharmed(&stage, &site, malformed.len() + 2);
+}
+
+/// Somebody may have closed it meanwhile, or it has ended: the second of two says nothing else than a stranger's would.
+#[test]
+fn a_close_of_a_session_that_is_gone_is_told_so_by_its_id() {
+    let stage = Stage::enter();
+    let site = stage.serve(builder());
+    let attacker = stage.attacker(&site);
+    let alice = StandIn::open(&attacker, ALICE);
+    let closes = [alice.close(), alice.close()];
+    let before = site.before();
+    assert!(BareError::parse(&attacker.ask(AUTHENTICATE, &closes[0])).is_err(), "a sealed answer");
+    let gone = BareError::No { echo: *alice.session.id().as_bytes() };
+    assert_eq!(BareError::parse(&attacker.ask(AUTHENTICATE, &closes[1])), Ok(gone));
+    let log_id = format!("{:016x}", u64::from_be_bytes(alice.session.id().log_id()));
+    let found = before.unharmed(&stage, &site, 1);
+    assert_eq!((found[0].field("session"), found[0].field("reason")), (log_id.as_str(), "unknown session"));
+}
+
 #[test]
 fn oversized_hellos_and_tokens_are_refused() {
     let stage = Stage::enter();
