@@ -72,12 +72,13 @@ impl Shared {
             return Err(Refused::OtherTarget);
         }
         let opened = self.table.open(incoming, now)?;
-        if !opened.responder.session().admits(request.connection().as_u64()) {
-            return Err(Refused::OtherConnection);
-        }
+        // Before anything else is found wrong with it: from now on the session is in use.
         if opened.is_first() {
             let session = opened.responder.session();
             self.audit.session_opened(request.peer(), session.principal(), session.id());
+        }
+        if !opened.responder.session().admits(request.connection().as_u64()) {
+            return Err(Refused::OtherConnection);
         }
         Ok(opened)
     }

@@ -10,6 +10,7 @@ use mochi_auth::protocol::server::{Claim, Verified};
 use mochi_auth::protocol::{MechanismId, Psk, Secret, Th1};
 use mochi_test_support::comes_to;
 
+use crate::record;
 use crate::stage::*;
 use crate::tap::{Fate, Tap, Way};
 use crate::wire;
@@ -69,4 +70,29 @@ fn a_session_of_peer_credentials_ends_at_its_connection() {
     tap.plan(|_| Fate::Pass);
     assert_eq!(server.call(WHO, &()).wait().unwrap(), (BOB.uid, BOB.gid));
     assert_eq!(request.bytes[wire::SESSION], *site.auth.sessions()[0].id.as_bytes());
+}
+
+/// Who sends his first request over a connection of another session is refused; that his session is open is on record all
+/// the same, once.
+#[test]
+fn no_session_is_opened_behind_the_back_of_the_audit_log() {
+    let stage = Stage::enter();
+    let site = stage.serve(builder().mechanism(Kernel));
+    let tap = Tap::before(&stage, &site);
+    let options = mochi_auth::Connection::builder().mechanism(Kernel).server_uid(Identity::own().uid).service(SERVICE);
+    let server = options.open(&stage.client(), tap.address()).wait().expect("a session");
+    tap.take();
+    tap.plan(|seen| if seen.way == Way::ToServer { Fate::Drop } else { Fate::Pass });
+    let lost = server.call(WHO, &()).start();
+    comes_to("one message is seen", || tap.seen(), |seen| *seen == 1);
+    let first = tap.take().remove(0).bytes;
+    assert_eq!(stage.attacker(&site).send_all(WHO.id(ProviderId::DEFAULT), [first]), 1);
+    drop(lost);
+    tap.plan(|_| Fate::Pass);
+    assert_eq!(server.call(WHO, &()).wait().unwrap(), (BOB.uid, BOB.gid));
+    let lines = record::lines();
+    let session = lines.iter().find(|line| line.field("event") == "handshake answered").expect("on record");
+    let opened = lines.iter().filter(|line| line.field("event") == "session opened");
+    let opened: Vec<_> = opened.map(|line| line.field("session")).collect();
+    assert_eq!(opened, [session.field("session")]);
 }
