@@ -59,10 +59,16 @@ pub(super) fn length_of(file: &OwnedFd) -> io::Result<u64> {
         return Err(wrong("it is made of huge pages"));
     }
     let length = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
-    cut_behind_end(file, length).map_err(|_| wrong("what lies behind its end cannot be cut off"))?;
     // A page that is missing is one that memory may be missing for when it is read.
-    if (rustix::fs::fstat(file)?.st_blocks as u64).saturating_mul(BLOCK) < length {
+    let has_holes = || Ok::<_, Errno>((rustix::fs::fstat(file)?.st_blocks as u64).saturating_mul(BLOCK) < length);
+    // First without a change of the file: that waits for whatever else is done to it, which takes no longer than filling as
+    // much memory as the peer has filled.
+    if has_holes()? {
         return Err(wrong("it has holes"));
+    }
+    cut_behind_end(file, length).map_err(|_| wrong("what lies behind its end cannot be cut off"))?;
+    if has_holes()? {
+        return Err(wrong("it has holes, and pages behind its end"));
     }
     Ok(length)
 }
