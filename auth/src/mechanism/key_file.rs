@@ -179,9 +179,7 @@ impl Key {
         })?;
         let metadata = file.metadata().map_err(fail)?;
         check_metadata(path, &metadata, own)?;
-        for directory in real.ancestors().skip(1) {
-            check_directory(path, directory, &std::fs::symlink_metadata(directory).map_err(fail)?, own)?;
-        }
+        check_directories(path, &real, own)?;
         let text = read_exactly(&mut file, path)?;
         parse(&text).map(Self::new).ok_or_else(|| KeyFileError::Format(path.to_owned()))
     }
@@ -189,9 +187,11 @@ impl Key {
     /// Writes a new key file, readable by its owner only. Never replaces a file.
     ///
     /// # Errors
-    /// When there is a file already, or it cannot be written.
+    /// When there is a file already, it cannot be written, or [`Key::load`] would refuse it there for a directory above it:
+    /// nothing is written then.
     pub fn create(&self, path: impl AsRef<Path>) -> Result<(), KeyFileError> {
         let path = path.as_ref();
+        check_directories(path, &real_path(path)?, Identity::own().uid)?;
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_LEN));
         text.extend_from_slice(PREFIX);
         for byte in self.secret.expose() {
@@ -246,6 +246,16 @@ fn real_path(path: &Path) -> Result<PathBuf, KeyFileError> {
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let real = directory.canonicalize().map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
     Ok(real.join(name))
+}
+
+/// All that lead to a file, by its path without links.
+fn check_directories(path: &Path, real: &Path, own: u32) -> Result<(), KeyFileError> {
+    for directory in real.ancestors().skip(1) {
+        let metadata = std::fs::symlink_metadata(directory);
+        let metadata = metadata.map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+        check_directory(path, directory, &metadata, own)?;
+    }
+    Ok(())
 }
 
 /// As `StrictModes` of sshd_config(5). A user whom this user namespace does not map is taken for the host's root, who is one.

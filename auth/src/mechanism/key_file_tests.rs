@@ -116,6 +116,9 @@ fn a_file_that_others_can_replace_is_refused() {
                 matches!(&refused, KeyFileError::DirectoryMode { directory, mode, .. } if *directory == real && *mode == bits),
                 "{refused}"
             );
+            let new = inner.join("new");
+            assert!(matches!(key(2).create(&new), Err(KeyFileError::DirectoryMode { .. })));
+            assert!(!new.exists(), "a key that would be refused is written");
         }
         // Only the owner of a file can take its name away there.
         mode(open, 0o1777);
