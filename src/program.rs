@@ -5,15 +5,12 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use margo_rs::Engine;
+use margo_rs::{Engine, Failure};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// How a program ends: with nothing to say, or with what went wrong.
 pub type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// Characters of an error shown at most; some of them may come from a peer.
-const ERROR_MAX: usize = 1000;
 
 /// Sends logs to standard error, at level `warn` unless `MOCHI_LOG` (or else `RUST_LOG`) says otherwise.
 pub fn log_to_stderr() {
@@ -39,14 +36,13 @@ pub fn finish(outcome: Outcome) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
-    let text = error.to_string();
-    let line: String = text.chars().take(ERROR_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     // Nothing better can be done for a closed standard error.
-    let _ = writeln!(io::stderr(), "error: {line}");
+    let _ = writeln!(io::stderr(), "error: {}", Failure::from(error));
     ExitCode::FAILURE
 }
 
-/// Prints one line; unlike `println!` it does not panic when nobody reads any more, so a server outlives its terminal.
+/// Prints one line for whoever looks; unlike `println!` it does not panic when nobody reads any more, so a server outlives
+/// its terminal.
 pub fn say(line: impl fmt::Display) {
     let mut stdout = io::stdout().lock();
     let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());

@@ -38,6 +38,7 @@ mod config;
 mod engine;
 mod error;
 mod exec;
+mod failure;
 mod limits;
 mod rpc;
 mod server;
@@ -62,6 +63,7 @@ pub use error::{
     Blame, CallError, ConnectError, HandlerError, ListenError, PoolError, RegisterError, UnsupportedProtocol,
 };
 pub use exec::{Pool, PoolShutdown, in_ult};
+pub use failure::Failure;
 pub use limits::Limits;
 pub use rpc::{NO_PARENT, ProviderId, RawRpc, Rpc, RpcId, legacy_mux_id};
 pub use server::{Provider, RawResponder, Request, Responder};
