@@ -21,6 +21,7 @@ fn the_files_of_the_tutorial_compile() {
         "[package]\nname = \"kv\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
          serde = {{ version = \"1\", features = [\"derive\"] }}\n\
          tokio = {{ version = \"1\", features = [\"rt-multi-thread\", \"macros\", \"signal\"] }}\n\
+         tracing-subscriber = {{ version = \"0.3\", default-features = false, features = [\"fmt\"] }}\n\
          margo-rs = {{ path = {margo_rs:?} }}\n\
          mochi-auth = {{ path = {mochi_auth:?} }}\n"
     );

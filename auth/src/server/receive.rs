@@ -52,6 +52,17 @@ pub(super) enum Refused {
     Session(#[from] RequestRefused),
 }
 
+/// Why a caller may not have what he asks for: for the audit log.
+#[derive(Debug, thiserror::Error)]
+enum Denied {
+    #[error("descriptors of large arguments are not taken here")]
+    Large,
+    #[error("a bulk descriptor may travel only inside a sealed body")]
+    BareDescriptor,
+    #[error("the rule of this RPC does not allow it: {0:?}")]
+    Rule(Rule),
+}
+
 impl Shared {
     /// Checks a message and opens it in place. Nothing of it is believed before.
     ///
@@ -169,14 +180,14 @@ impl Shared {
 }
 
 /// Whether the caller may have what he asks for.
-fn decide(rule: &Rule, caller: &Caller, content: Content) -> Result<(), &'static str> {
+fn decide(rule: &Rule, caller: &Caller, content: Content) -> Result<(), Denied> {
     if content.large {
-        return Err("descriptors of large arguments are not taken here");
+        return Err(Denied::Large);
     }
     if content.bulk && caller.protection() != crate::protocol::Protection::Sealed {
-        return Err("a bulk descriptor may travel only inside a sealed body");
+        return Err(Denied::BareDescriptor);
     }
-    if rule.allows(caller) { Ok(()) } else { Err("the rule of this RPC does not allow it") }
+    if rule.allows(caller) { Ok(()) } else { Err(Denied::Rule(rule.clone())) }
 }
 
 /// How a sealed message names an RPC.

@@ -89,7 +89,11 @@ impl Rule {
     /// Whom either allows.
     #[must_use]
     pub fn or(self, other: Rule) -> Self {
-        Self(Node::Any(Arc::new([self, other])))
+        match (&self.0, &other.0) {
+            (Node::Nobody, _) => other,
+            (_, Node::Nobody) => self,
+            _ => Self(Node::Any(Arc::new([self, other]))),
+        }
     }
 
     /// Whom both allow.
@@ -138,6 +142,7 @@ impl Default for Rule {
     }
 }
 
+/// In words, as the audit log has it: `(uid 7 or group users (gid 100, 3 listed in it))`.
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
@@ -145,13 +150,21 @@ impl fmt::Debug for Rule {
             Node::Anyone => f.write_str("anyone"),
             Node::Uid(uid) => write!(f, "uid {uid}"),
             Node::Gid(gid) => write!(f, "gid {gid}"),
-            Node::Group(members) => write!(f, "group {}", members.name),
+            Node::Group(members) => members.fmt(f),
             Node::Mechanism(mechanism) => write!(f, "{mechanism:?}"),
             Node::When(_) => f.write_str("a closure"),
             Node::Any(rules) => write!(f, "({:?} or {:?})", rules[0], rules[1]),
             Node::All(rules) => write!(f, "({:?} and {:?})", rules[0], rules[1]),
             Node::Not(rule) => write!(f, "not {rule:?}"),
         }
+    }
+}
+
+/// With what was found of a group, so that whoever reads why a call was denied sees a group that is empty here.
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = self.known.read();
+        write!(f, "group {} (gid {}, {} listed in it)", self.name, known.gid, known.uids.len())
     }
 }
 

@@ -102,9 +102,10 @@ fn a_refusal_names_peer_session_and_reason() {
     let found = record::refusals();
     let log_id = format!("{:016x}", u64::from_be_bytes(bob.session.id().log_id()));
     assert_eq!(found.len(), 2);
-    for (line, event, reason) in
-        [(&found[0], "call denied", "the rule of this RPC"), (&found[1], "request refused", "seen before")]
-    {
+    for (line, event, reason) in [
+        (&found[0], "call denied", "the rule of this RPC does not allow it: uid 1501"),
+        (&found[1], "request refused", "seen before"),
+    ] {
         assert_eq!((line.field("event"), line.field("session")), (event, log_id.as_str()));
         assert!(line.field("reason").contains(reason), "{line:?}");
         let peer = line.field("peer");
