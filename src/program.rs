@@ -31,14 +31,35 @@ fn log_at(default: &str) {
         .init();
 }
 
+/// Standard output takes no more.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to standard output: {0}")]
+struct Unwritable(io::Error);
+
 /// The exit code of a program: 0, or 1 after one line on standard error. (2 is for wrong arguments.)
+///
+/// Whoever closes the pipe that [`print`] writes into has what he wanted: that is 0, and nothing is said.
 pub fn finish(outcome: Outcome) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };
+    if let Some(Unwritable(error)) = error.downcast_ref()
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
+        return ExitCode::SUCCESS;
+    }
     // Nothing better can be done for a closed standard error.
     let _ = writeln!(io::stderr(), "error: {}", Failure::from(error));
     ExitCode::FAILURE
+}
+
+/// Prints one line that the program was run for.
+///
+/// # Errors
+/// It cannot be written: the disk is full, or nobody reads any more. There is nothing left to do then; see [`finish`].
+pub fn print(line: impl fmt::Display) -> Outcome {
+    let mut stdout = io::stdout().lock();
+    Ok(writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(Unwritable)?)
 }
 
 /// Prints one line for whoever looks; unlike `println!` it does not panic when nobody reads any more, so a server outlives

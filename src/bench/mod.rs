@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use margo_rs::{Address, Progress};
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 
 use self::calls::Mechanism;
 use self::case::{Case, Filter};
@@ -347,11 +347,11 @@ fn measure(options: &Options) -> Outcome {
         save.write(&report)?;
     }
     if options.json {
-        say(serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
     } else if options.markdown {
-        say(report.markdown());
+        print(report.markdown())?;
     } else {
-        say(report);
+        print(report)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use margo_rs::bulk::{BulkDescriptor, BulkError};
 use margo_rs::codec::Blob;
 use mochi_auth::bulk::Level;
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 use serde::Serialize;
 use tokio::time::sleep;
 
@@ -167,13 +167,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             clear_progress();
             let soaked = soaked.map_err(|error| target.blame(format_args!("soak of {transport}"), error))?;
             if !arguments.json {
-                say(&soaked);
+                print(&soaked)?;
             }
             all.push(soaked);
         }
     }
     if arguments.json {
-        say(serde_json::to_string_pretty(&all)?);
+        print(serde_json::to_string_pretty(&all)?)?;
     }
     match all.iter().find(|soaked| !soaked.flat) {
         None => Ok(()),

@@ -1,7 +1,7 @@
 //! `mochi info`: which protocols work on this machine with this build.
 
 use margo_rs::{Address, Engine, ListenError};
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 use serde::Serialize;
 
 #[derive(clap::Args)]
@@ -60,31 +60,32 @@ struct Alias {
 pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     let report = report().await?;
     if arguments.json {
-        say(serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
     let linked = |linked| if linked { "linked" } else { "not linked" };
-    say(format_args!(
+    print(format_args!(
         "Mochi for Rust {}, Mercury {}, Argobots {}",
         report.version,
         linked(report.mercury),
         linked(report.argobots)
-    ));
+    ))?;
     for row in &report.protocols {
         let verdict = if row.works { "yes" } else { "no" };
-        say(format_args!("  {:<12} {verdict:<4} {}", row.protocol, row.purpose));
+        print(format_args!("  {:<12} {verdict:<4} {}", row.protocol, row.purpose))?;
     }
     for alias in &report.aliases {
-        say(format_args!("`{}` means {} here.", alias.name, alias.means));
+        print(format_args!("`{}` means {} here.", alias.name, alias.means))?;
     }
     for (reason, protocols) in reasons(&report.protocols) {
-        say(format_args!("{}: {reason}", protocols.join(", ")));
+        print(format_args!("{}: {reason}", protocols.join(", ")))?;
     }
-    if !report.mercury {
-        say(format_args!("Mercury: {}", mochi_sys::HOW_TO_INSTALL));
+    let is_told = |help| report.protocols.iter().filter_map(|row| row.reason.as_deref()).any(|it| it.contains(help));
+    if !report.mercury && !is_told(mochi_sys::HOW_TO_INSTALL) {
+        print(format_args!("Mercury: {}", mochi_sys::HOW_TO_INSTALL))?;
     }
     if !report.argobots {
-        say(format_args!("Argobots: {}", mochi_sys::HOW_TO_INSTALL_ARGOBOTS));
+        print(format_args!("Argobots: {}", mochi_sys::HOW_TO_INSTALL_ARGOBOTS))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mochi_auth::mechanism::key_file::Key;
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -17,11 +17,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let key = Key::random()?;
     key.create(path)?;
     let shown = path.display();
-    say(format_args!("Key {} written to {shown}, for this user's eyes only (mode 0600)", key.id()));
-    say(
+    print(format_args!("Key {} written to {shown}, for this user's eyes only (mode 0600)", key.id()))?;
+    print(
         "Copy it, over a channel that nobody else can read, to a file of whoever is to hold it, and chmod 600 it there.",
-    );
-    say(format_args!("A server takes it with --key-file {shown}=UID:GID, a client with --key-file {shown};"));
-    say("in a program: KeyRing::add and AuthServerBuilder::key_ring there, ConnectionBuilder::key here.");
+    )?;
+    print(format_args!("A server takes it with --key-file {shown}=UID:GID, a client with --key-file {shown};"))?;
+    print("in a program: KeyRing::add and AuthServerBuilder::key_ring there, ConnectionBuilder::key here.")?;
     Ok(())
 }

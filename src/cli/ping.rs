@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use margo_rs::{Address, CallError, Endpoint, Engine, ProviderId};
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 use serde::Serialize;
 
 #[derive(clap::Args)]
@@ -49,7 +49,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     let (address, through_memory) = (server.address(), server.is_through_memory());
     if !arguments.json {
         let way = if through_memory { ", through shared memory" } else { "" };
-        say(format_args!("connected to {address} in {}{way}", Shown(connect)));
+        print(format_args!("connected to {address} in {}{way}", Shown(connect)))?;
     }
 
     let mut round_trips = Vec::new();
@@ -59,17 +59,20 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
         }
         let took = round_trip(&server, arguments.timeout).await?;
         if !arguments.json {
-            say(format_args!("answer {number} from {address}: time={}", Shown(took)));
+            print(format_args!("answer {number} from {address}: time={}", Shown(took)))?;
         }
         round_trips.push(took);
     }
 
     let report = Report { through_memory, ..Report::new(address, connect, &round_trips)? };
     if arguments.json {
-        say(serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
     } else {
         let Report { min_us, median_us, max_us, .. } = report;
-        say(format_args!("{} answers, min/median/max = {min_us:.1}/{median_us:.1}/{max_us:.1} µs", round_trips.len()));
+        print(format_args!(
+            "{} answers, min/median/max = {min_us:.1}/{median_us:.1}/{max_us:.1} µs",
+            round_trips.len()
+        ))?;
     }
     Ok(())
 }

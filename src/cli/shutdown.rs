@@ -1,7 +1,7 @@
 //! `mochi shutdown`: Margo's remote shutdown.
 
 use margo_rs::{Address, Engine};
-use mochi_rs::program::{Outcome, say};
+use mochi_rs::program::{Outcome, print};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -13,6 +13,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
     let engine = Engine::connect(&arguments.address)?;
     let server = engine.lookup(&arguments.address).await?;
     server.shutdown_remote().await?;
-    say(format_args!("{} is shutting down", server.address()));
+    print(format_args!("{} is shutting down", server.address()))?;
     Ok(())
 }
