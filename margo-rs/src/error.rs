@@ -142,10 +142,12 @@ pub enum Blame {
 #[non_exhaustive]
 pub enum CallError {
     /// The arguments could not be encoded.
-    #[error("arguments of {rpc} cannot be encoded: {source}")]
+    #[error("arguments of {} cannot be encoded: {source}", RpcName(*name, *rpc))]
     Encode {
         /// The RPC.
         rpc: RpcId,
+        /// Its name, if it was called by that.
+        name: Option<&'static str>,
         /// The reason.
         source: EncodeError,
     },
@@ -184,10 +186,12 @@ pub enum CallError {
         after: Duration,
     },
     /// The server has no such RPC at this provider.
-    #[error("no RPC {rpc} at provider {provider} of {peer}")]
+    #[error("{peer} has no RPC {}{}", RpcName(*name, *rpc), At(*provider))]
     NoSuchRpc {
         /// The RPC.
         rpc: RpcId,
+        /// Its name, if it was called by that.
+        name: Option<&'static str>,
         /// The provider asked.
         provider: ProviderId,
         /// The server.
@@ -231,22 +235,62 @@ pub enum CallError {
     #[error("the server answered with status {0}")]
     Status(i32),
     /// The result could not be decoded.
-    #[error("result of {rpc} cannot be decoded: {source}")]
+    #[error("result of {} cannot be decoded: {source}", RpcName(*name, *rpc))]
     Decode {
         /// The RPC.
         rpc: RpcId,
+        /// Its name, if it was called by that.
+        name: Option<&'static str>,
         /// The reason.
         source: DecodeError,
     },
     /// The response was too short for its status.
-    #[error("response of {rpc} is malformed")]
+    #[error("response of {} is malformed", RpcName(*name, *rpc))]
     MalformedResponse {
         /// The RPC.
         rpc: RpcId,
+        /// Its name, if it was called by that.
+        name: Option<&'static str>,
     },
 }
 
+/// An RPC as people know it, or by its number where nobody gave a name.
+struct RpcName(Option<&'static str>, RpcId);
+
+impl fmt::Display for RpcName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "{name:?}"),
+            None => self.1.fmt(f),
+        }
+    }
+}
+
+/// Where an RPC was looked for.
+struct At(ProviderId);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ProviderId::DEFAULT => Ok(()),
+            provider => write!(f, " at provider {provider}"),
+        }
+    }
+}
+
 impl CallError {
+    /// The same of an RPC that was called by its name.
+    pub(crate) fn named(mut self, rpc: &'static str) -> Self {
+        if let CallError::Encode { name, .. }
+        | CallError::NoSuchRpc { name, .. }
+        | CallError::Decode { name, .. }
+        | CallError::MalformedResponse { name, .. } = &mut self
+        {
+            *name = Some(rpc);
+        }
+        self
+    }
+
     /// Whose fault it was.
     pub fn blame(&self) -> Blame {
         match self {

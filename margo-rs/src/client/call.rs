@@ -36,12 +36,13 @@ use std::time::{Duration, Instant};
 #[must_use = "a call is sent when it is awaited, waited for, or started"]
 pub struct Call<Out> {
     raw: RawCall,
+    name: &'static str,
     output: PhantomData<fn() -> Out>,
 }
 
 impl<Out: DeserializeOwned> Call<Out> {
-    pub(crate) fn new(raw: RawCall) -> Self {
-        Self { raw, output: PhantomData }
+    pub(crate) fn new(raw: RawCall, name: &'static str) -> Self {
+        Self { raw, name, output: PhantomData }
     }
 
     /// Sets how long the call may take, from when it is sent.
@@ -66,8 +67,9 @@ impl<Out: DeserializeOwned> Call<Out> {
     }
 
     fn decode(&self, output: Result<Buffer, CallError>) -> Result<Out, CallError> {
-        let output = output?;
-        codec::from_slice(&output).map_err(|source| CallError::Decode { rpc: self.raw.rpc, source })
+        let output = output.map_err(|error| error.named(self.name))?;
+        let undecodable = |source| CallError::Decode { rpc: self.raw.rpc, name: Some(self.name), source };
+        codec::from_slice(&output).map_err(undecodable)
     }
 }
 
@@ -142,7 +144,7 @@ impl RawCall {
         payload.vec_mut().extend_from_slice(&current_rpc().as_u64().to_le_bytes());
         let state = match encode(payload.vec_mut()) {
             Ok(()) => State::Unsent(Unsent::Request(payload)),
-            Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, source }))),
+            Err(source) => State::Ready(Err(Box::new(CallError::Encode { rpc, name: None, source }))),
         };
         let timeout = peer.core().limits.default_timeout;
         Self { peer, rpc, one_way, timeout, deadline: None, waited_for: None, state }
@@ -421,7 +423,7 @@ impl RawCall {
             return Ok(payload);
         }
         let Some(status) = payload.first_chunk::<RESPONSE_HEADER>() else {
-            return Err(CallError::MalformedResponse { rpc: self.rpc });
+            return Err(CallError::MalformedResponse { rpc: self.rpc, name: None });
         };
         let status = Status(i32::from_le_bytes(*status));
         payload.skip(RESPONSE_HEADER);
@@ -431,7 +433,9 @@ impl RawCall {
         let peer = || self.peer.address().clone();
         let message = || String::from_utf8_lossy(&payload[..payload.len().min(MESSAGE_MAX)]).into_owned();
         Err(match status {
-            Status::NOENTRY => CallError::NoSuchRpc { rpc: self.rpc, provider: self.rpc.provider_id(), peer: peer() },
+            Status::NOENTRY => {
+                CallError::NoSuchRpc { rpc: self.rpc, name: None, provider: self.rpc.provider_id(), peer: peer() }
+            }
             Status::PERMISSION => CallError::PeerShuttingDown { peer: peer() },
             Status::BUSY => CallError::Overloaded { peer: peer() },
             Status::INVALID_ARG => CallError::InvalidArguments { message: message() },

@@ -184,7 +184,7 @@ impl ProviderHandle {
         let raw = RawCall::new(self.endpoint.peer.clone(), rpc.id(self.id), rpc.response_disabled(), |payload| {
             crate::codec::encode_into(args, payload)
         });
-        Call::new(raw)
+        Call::new(raw, rpc.name())
     }
 
     /// What kind of provider it is: the text that it announced. `None` if it announced nothing at all.

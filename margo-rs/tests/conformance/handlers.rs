@@ -430,8 +430,14 @@ fn an_unknown_rpc_is_named(setup: Setup) {
     let unknown: Rpc<(), ()> = Rpc::new("unknown");
     for provider in [ProviderId::DEFAULT, ProviderId::new(0), ProviderId::new(42)] {
         match pair.to.provider(provider).call(unknown, &()).wait() {
-            Err(CallError::NoSuchRpc { rpc, provider: at, peer }) => {
-                assert_eq!((rpc, at, &peer), (unknown.id(provider), provider, pair.server.address()));
+            Err(error @ CallError::NoSuchRpc { .. }) => {
+                let text = error.to_string();
+                assert!(text.starts_with(&format!("{} has no RPC \"unknown\"", pair.server.address())), "{text}");
+                let CallError::NoSuchRpc { rpc, name, provider: at, peer } = error else {
+                    unreachable!("just matched")
+                };
+                assert_eq!((rpc, name), (unknown.id(provider), Some("unknown")));
+                assert_eq!((at, &peer), (provider, pair.server.address()));
             }
             other => panic!("{other:?}"),
         }
