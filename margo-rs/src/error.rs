@@ -49,13 +49,32 @@ pub enum ListenError {
     #[error("invalid engine option: {0}")]
     Option(String),
     /// The operating system refused.
-    #[error("cannot start an engine on {address}: {source}")]
+    #[error("cannot start an engine on {address}: {source}{}", listen_hint(address, source))]
     Io {
         /// The address asked for.
         address: Address,
         /// The reason.
         source: io::Error,
     },
+}
+
+/// What to do where the system's words do not say it.
+fn listen_hint(address: &Address, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => "; no interface of this host has that address",
+        io::ErrorKind::PermissionDenied if address.protocol() == "native+tcp" => {
+            "; ports below 1024 are for privileged processes"
+        }
+        _ => "",
+    }
+}
+
+/// As [`listen_hint`].
+fn connect_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "; no server listens there now",
+        _ => "",
+    }
 }
 
 /// A protocol that this build does not have.
@@ -95,7 +114,7 @@ pub enum ConnectError {
         source: Arc<io::Error>,
     },
     /// Nobody answers there.
-    #[error("cannot reach {address}: {source}")]
+    #[error("cannot reach {address}: {source}{}", connect_hint(source))]
     Unreachable {
         /// The address asked for.
         address: Address,

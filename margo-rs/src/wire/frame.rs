@@ -9,7 +9,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum WireError {
     /// The first bytes were not a handshake of this protocol.
-    #[error("peer does not speak this protocol (first bytes {0:02x?})")]
+    #[error("peer does not speak this protocol (it begins with \"{}\")", .0.escape_ascii())]
     Magic([u8; 8]),
     /// The peer's oldest version is newer than ours, or the other way round.
     #[error("peer speaks protocol versions {oldest} to {newest}, this side speaks {ours}")]
