@@ -1,8 +1,10 @@
 //! `mochi bench` as scripts see it. Nothing here asserts a speed.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use mochi_test_support::{Ended, Program, Watchdog, spawn};
 use serde_json::Value;
 
 const CASES: [&str; 20] = [
@@ -55,31 +57,33 @@ const SEALED: [&str; 18] = [
 
 const QUICK: [&str; 6] = ["--duration", "0.02", "--warmup", "0", "--rounds", "1"];
 
-fn bench(arguments: &[&str]) -> Output {
+/// A guard against hangs: all cases take a while where the machine is busy.
+const LONG: Duration = Duration::from_secs(1200);
+
+fn tool(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
     command.arg("bench").args(arguments).env_remove("MOCHI_LOG").env_remove("RUST_LOG");
-    command.output().expect("the tool starts")
+    command
 }
 
-fn stdout(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    // No progress line either: this is no terminal.
-    assert_eq!(output.stderr, b"", "{output:?}");
-    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+/// Standard error has no progress lines: it is no terminal.
+fn run(command: &mut Command) -> Ended {
+    Program::start(command).wait_within(LONG)
+}
+
+fn bench(arguments: &[&str]) -> Ended {
+    run(&mut tool(arguments))
 }
 
 fn json(arguments: &[&str]) -> Value {
-    serde_json::from_str(&stdout(&bench(arguments))).expect("JSON")
+    serde_json::from_str(&bench(arguments).text()).expect("JSON")
 }
 
 /// The one line of an error that is not about the arguments.
 fn error_line(arguments: &[&str]) -> String {
-    let output = bench(arguments);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert_eq!(output.stdout, b"", "{output:?}");
-    let text = String::from_utf8(output.stderr.clone()).expect("UTF-8");
-    assert_eq!(text.lines().count(), 1, "{output:?}");
-    text
+    let ended = bench(arguments);
+    assert_eq!(ended.stdout, [""; 0], "{ended:?}");
+    ended.one_error_line().to_owned()
 }
 
 fn names(report: &Value) -> Vec<&str> {
@@ -152,9 +156,9 @@ fn under_mercury_the_floor_is_margo_where_it_is_installed() {
             assert!(is_positive(&row["floor"]) && is_positive(&row["ratio"]), "{row}");
         }
 
-        let mut without = Command::new(env!("CARGO_BIN_EXE_mochi"));
-        without.arg("bench").args(&arguments).env_remove("PKG_CONFIG_PATH").env("PKG_CONFIG_LIBDIR", "/nonexistent");
-        let report: Value = serde_json::from_slice(&without.output().expect("the tool starts").stdout).expect("JSON");
+        let mut without = tool(&arguments);
+        without.env_remove("PKG_CONFIG_PATH").env("PKG_CONFIG_LIBDIR", "/nonexistent");
+        let report: Value = serde_json::from_str(&run(&mut without).text()).expect("JSON");
         for row in rows(&report) {
             assert_eq!(row["floor_of"], "no Mercury: pkg-config does not find Margo", "{row}");
             assert!(is_positive(&row["ratio"]), "{row}");
@@ -165,7 +169,7 @@ fn under_mercury_the_floor_is_margo_where_it_is_installed() {
 #[test]
 fn the_table_has_the_chosen_cases_only() {
     let quick = ["--duration", "0.02", "--warmup", "0", "--rounds", "2"];
-    let text = stdout(&bench(&[&quick[..], &["--cases", "64B/1$,/0B/64"]].concat()));
+    let text = bench(&[&quick[..], &["--cases", "64B/1$,/0B/64"]].concat()).text();
     assert!(text.contains("call/64B/1 ") && text.contains("call/0B/64"), "{text}");
     assert!(!text.contains("KiB"), "{text}");
 
@@ -209,7 +213,7 @@ fn a_soak_calls_over_each_transport_and_in_sessions_and_finds_nothing_grown() {
         let sessions = &soaked["at_the_end"]["server"]["sessions"];
         assert_eq!(is_positive(sessions), soaked["sealed"] == true, "{soaked}");
     }
-    let text = stdout(&bench(&["soak", "--calls", "1000", "--transport", "native+sm", "--plain"]));
+    let text = bench(&["soak", "--calls", "1000", "--transport", "native+sm", "--plain"]).text();
     assert!(text.starts_with("native+sm: ") && text.ends_with("flat\n") && text.lines().count() == 1, "{text}");
 }
 
@@ -226,7 +230,7 @@ fn one_run_compares_transports_with_sessions_and_without() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("bench.json");
     let arguments = ["--all", "--cases", "64B/1$", "--markdown", "--save", file.to_str().expect("UTF-8")];
-    let text = stdout(&bench(&[&QUICK[..], &arguments].concat()));
+    let text = bench(&[&QUICK[..], &arguments].concat()).text();
     let saved: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("it was written")).expect("JSON");
     let found: Vec<_> = rows(&saved).iter().map(|row| (row["transport"].as_str(), row["case"].as_str())).collect();
     let all = ["native+tcp", "native+sm"]
@@ -242,13 +246,9 @@ fn one_run_compares_transports_with_sessions_and_without() {
 
 #[test]
 fn a_server_that_runs_already_is_measured_without_a_floor() {
-    let mut server = serve(&["serve", "--auth"]);
-    let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
-    let mut line = String::new();
-    stdout.read_line(&mut line).expect("a line");
-    let address = line.trim_end().strip_prefix("Server running at address ").expect("the line for scripts");
+    let (server, address) = Program::server(&mut tool(&["serve", "--auth"]));
 
-    let there = [&QUICK[..], &["--server", address, "--all", "--cases", "64B/1$,64KiB$,handshake"]].concat();
+    let there = [&QUICK[..], &["--server", &address, "--all", "--cases", "64B/1$,64KiB$,handshake"]].concat();
     let report = json(&[&there[..], &["--json"]].concat());
     assert_eq!(names(&report), ["call/64B/1", "pull/64KiB", "push/64KiB", "sealed/64B/1", "handshake"]);
     assert_eq!(report["server"], address);
@@ -259,13 +259,12 @@ fn a_server_that_runs_already_is_measured_without_a_floor() {
         assert_eq!(is_positive(&row["floor"]), floored, "{row}");
         assert_eq!(row["ratio"].is_null(), !floored, "{row}");
     }
-    let table = self::stdout(&bench(&there));
+    let table = bench(&there).text();
     let call = table.lines().find(|line| line.contains("call/64B/1")).expect("its row");
     assert!(call.ends_with("-      -"), "{call}");
 
-    server.kill().expect("it runs");
-    server.wait().expect("it ended");
-    assert!(error_line(&there).contains(address));
+    server.kill();
+    assert!(error_line(&there).contains(&address));
 }
 
 #[test]
@@ -281,18 +280,17 @@ fn clients_that_there_are_no_files_for_are_left_out_or_named_as_the_reason() {
     let limited = |arguments: &str| {
         let program = env!("CARGO_BIN_EXE_mochi");
         let script = format!("ulimit -n 1024; exec \"$0\" bench --duration 0.01 --warmup 0 --rounds 1 {arguments}");
-        Command::new("sh").args(["-c", &script, program]).output().expect("sh starts")
+        run(Command::new("sh").args(["-c", &script, program]))
     };
     let output = limited("--cases crowd/64B/1000");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    let error = output.one_error_line();
     assert!(error.contains("ulimit -n") && error.contains("1024"), "{error}");
 
     let output = limited("--json");
     assert!(output.status.success(), "{output:?}");
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let report: Value = serde_json::from_str(&output.stdout.join("\n")).expect("JSON");
     assert!(names(&report).contains(&"crowd/64B/100") && !names(&report).contains(&"crowd/64B/1000"), "{report}");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("crowd/64B/1000"), "{output:?}");
+    assert!(output.stderr.contains("crowd/64B/1000"), "{output:?}");
 }
 
 #[test]
@@ -301,10 +299,10 @@ fn each_kind_of_progress_and_one_processor_for_both_are_measured() {
         let quick = ["--json", "--cases", "64B/1$", "--duration", "0.02", "--rounds", "1"];
         let output = bench(&[&quick[..], options].concat());
         // Not every machine lets us have its first processor.
-        if String::from_utf8_lossy(&output.stderr).contains("cannot stay on processor") {
+        if output.stderr.contains("cannot stay on processor") {
             continue;
         }
-        let report: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+        let report: Value = serde_json::from_str(&output.text()).expect("JSON");
         assert_eq!(names(&report), ["call/64B/1"], "{options:?}");
     }
 }
@@ -326,11 +324,8 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         (&["soak", "--calls", "1"], "--calls"),
         (&["soak", "--server", "native+tcp://127.0.0.1:1", "--transport", "sm"], "--transport"),
     ] {
-        let output = bench(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
-        assert_eq!(output.stdout, b"", "{arguments:?}");
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(text.contains(told), "{arguments:?}: {text}");
+        let ended = bench(arguments);
+        assert!(ended.usage_error().contains(told), "{arguments:?}: {ended:?}");
     }
 }
 
@@ -351,14 +346,13 @@ fn an_address_that_cannot_be_is_one_line() {
 
 /// A part of `mochi bench` with its standard streams in our hands.
 fn serve(arguments: &[&str]) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mochi"));
-    command.arg("bench").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-    command.spawn().expect("the tool starts")
+    spawn(tool(arguments).stdin(Stdio::piped()).stdout(Stdio::piped())).expect("the tool starts")
 }
 
 /// A killed `mochi bench` takes its server with it, although nobody is left to end that.
 #[test]
 fn no_server_outlives_the_tool() {
+    let _watchdog = Watchdog::start("no_server_outlives_the_tool", LONG);
     for (part, announced) in [
         (&["serve", "native+tcp://127.0.0.1", "--progress", "busy", "--child"][..], "127.0.0.1:"),
         (&["serve", "native+sm", "--progress", "park", "--child"], "native+sm://"),

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use mochi_auth::users;
+use mochi_test_support::{Ended, Program};
 use rustix::process::{getgid, getuid};
 
 use crate::STAGES;
-use crate::process::{Ended, Running, example_path};
+use crate::process::example_path;
 use crate::realm::{Realm, realm};
 
 const PROTOCOLS: [&str; 2] = ["ofi+tcp://127.0.0.1", "na+sm"];
@@ -115,8 +116,8 @@ fn c_clients_are_served() {
     let Some(place) = Place::make() else { return };
     for protocol in PROTOCOLS {
         for stage in STAGES {
-            let (server, address) = Running::server(&mut place.ours(&format!("{stage}_server"), protocol));
-            let client = Running::start(&mut place.theirs(&format!("{stage}_client"), &address)).wait();
+            let (server, address) = Program::server(&mut place.ours(&format!("{stage}_server"), protocol));
+            let client = Program::start(&mut place.theirs(&format!("{stage}_client"), &address)).wait();
             assert!(client.status.success(), "{protocol} {stage}: {client:?}");
             let server = server.stop();
             server.assert_success();
@@ -138,8 +139,8 @@ fn c_servers_are_called() {
     let Some(place) = Place::make() else { return };
     for protocol in PROTOCOLS {
         for stage in STAGES {
-            let (server, address) = Running::server(&mut place.theirs(&format!("{stage}_server"), protocol));
-            let client = Running::start(&mut place.ours(&format!("{stage}_client"), &address)).wait();
+            let (server, address) = Program::server(&mut place.theirs(&format!("{stage}_server"), protocol));
+            let client = Program::start(&mut place.ours(&format!("{stage}_client"), &address)).wait();
             client.assert_success();
             assert!(client.stdout.contains(&format!("Authenticated at {address}")), "{client:?}");
             // It ends in no other way.

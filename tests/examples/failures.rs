@@ -3,14 +3,16 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use crate::process::{Running, example};
+use mochi_test_support::Program;
+
+use crate::process::example;
 use crate::realm::realm;
 use crate::{PROTOCOL, STAGES};
 
 const NOWHERE: &str = "/nonexistent/munge.sock";
 
-fn run(name: &str, arguments: &[&str], socket: &Path) -> crate::process::Ended {
-    Running::start(&mut example(name, arguments, socket)).wait()
+fn run(name: &str, arguments: &[&str], socket: &Path) -> mochi_test_support::Ended {
+    Program::start(&mut example(name, arguments, socket)).wait()
 }
 
 /// A socket where credentials are asked for and never given.
@@ -76,7 +78,7 @@ fn client_without_munged_says_so() {
     let Some(realm) = realm() else { return };
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         let ended = run(&format!("{stage}_client"), &[&address], Path::new(NOWHERE));
         assert!(ended.one_error_line().to_lowercase().contains("munge"), "{ended:?}");
         server.stop().assert_success();
@@ -88,7 +90,7 @@ fn server_without_munged_refuses_and_lives() {
     let Some(realm) = realm() else { return };
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], Path::new(NOWHERE));
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         for _ in 0..2 {
             let ended = run(&format!("{stage}_client"), &[&address], realm.socket());
             assert_eq!(ended.one_error_line(), "the server refused the credential");
@@ -106,7 +108,7 @@ fn hung_munged_does_not_hang_the_client() {
     let hung = HungMunged::start();
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         let ended = run(&format!("{stage}_client"), &[&address], &hung.socket());
         assert!(ended.one_error_line().to_lowercase().contains("munge"), "{ended:?}");
         server.stop().assert_success();
@@ -119,8 +121,8 @@ fn server_killed_during_a_call_is_an_error_at_the_client() {
     for stage in STAGES {
         let hung = HungMunged::start();
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], &hung.socket());
-        let (server, address) = Running::server(&mut server);
-        let client = Running::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket()));
+        let (server, address) = Program::server(&mut server);
+        let client = Program::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket()));
         // The server asks its munged, so it is in the middle of the client's call.
         let _connection = hung.listener.accept().expect("the server asks its munged");
         server.kill();

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use mochi_test_support::{Ended, Program};
 use rustix::process::{getgid, getuid};
 use tempfile::TempDir;
 
-use crate::process::{Ended, Running, as_user, example, example_path};
+use crate::process::{as_user, example, example_path};
 use crate::realm::realm;
 use crate::{PROTOCOL, only_this_user};
 
@@ -25,8 +26,7 @@ impl Keys {
     /// The path of a new key file, made as users make them.
     pub(crate) fn make(&self, name: &str) -> String {
         let path = self.path(name);
-        let made = Command::new(env!("CARGO_BIN_EXE_mochi")).args(["keygen", "--output", &path]).output();
-        assert!(made.expect("the tool starts").status.success());
+        Program::run(Command::new(env!("CARGO_BIN_EXE_mochi")).args(["keygen", "--output", &path])).assert_success();
         path
     }
 
@@ -35,12 +35,12 @@ impl Keys {
     }
 }
 
-pub(crate) fn server(options: &[&str], socket: &Path) -> (Running, String) {
-    Running::server(&mut example("full_server", &[&[PROTOCOL], options].concat(), socket))
+pub(crate) fn server(options: &[&str], socket: &Path) -> (Program, String) {
+    Program::server(&mut example("full_server", &[&[PROTOCOL], options].concat(), socket))
 }
 
 pub(crate) fn client(address: &str, options: &[&str], socket: &Path) -> Ended {
-    Running::start(&mut example("full_client", &[&[address], options].concat(), socket)).wait()
+    Program::start(&mut example("full_client", &[&[address], options].concat(), socket)).wait()
 }
 
 /// How often the audit log has an event.
@@ -178,7 +178,7 @@ fn several_users_are_served_as_themselves_and_only_those_allowed() {
     let run = |uid, gid| {
         let mut command = Command::new(&program);
         command.args([&address, "--server-uid", "0"]).env("MUNGE_SOCKET", realm.socket());
-        Running::start(as_user(&mut command, uid, gid)).wait()
+        Program::start(as_user(&mut command, uid, gid)).wait()
     };
     for (uid, gid) in allowed {
         let ended = run(uid, gid);
@@ -207,7 +207,7 @@ fn a_server_of_another_user_is_talked_to_only_if_it_was_meant() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(copy_for_all(&directory, "full_server"));
     command.args([PROTOCOL, "--allow-uid", "0"]).env("MUNGE_SOCKET", realm.socket());
-    let (server, address) = Running::server(as_user(&mut command, 65534, 65534));
+    let (server, address) = Program::server(as_user(&mut command, 65534, 65534));
     let ended = client(&address, &[], realm.socket());
     let error = ended.one_error_line();
     assert!(error.contains("a server of uid 0 was meant, --server-uid names another"), "{error}");

@@ -5,15 +5,16 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use mochi_test_support::{Ended, Program};
 use rustix::process::getuid;
 
 use crate::PROTOCOL;
 use crate::full::{Keys, NOWHERE, audited, client, server};
-use crate::process::{Ended, Running, example};
+use crate::process::example;
 use crate::realm::realm;
 
 fn run(name: &str, arguments: &[&str]) -> Ended {
-    Running::start(&mut example(name, arguments, Path::new(NOWHERE))).wait()
+    Program::start(&mut example(name, arguments, Path::new(NOWHERE))).wait()
 }
 
 #[test]
@@ -195,7 +196,7 @@ fn a_user_who_is_not_allowed_is_told_what_to_ask_for() {
 fn a_server_without_users_is_recognised() {
     let Some(realm) = realm() else { return };
     let mut other = example("simple_auth_server", &[PROTOCOL], realm.socket());
-    let (other, address) = Running::server(&mut other);
+    let (other, address) = Program::server(&mut other);
     client(&address, &[], realm.socket()).one_error_line();
     other.stop();
 }

@@ -5,9 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use mochi_auth::users;
+use mochi_test_support::Program;
 use rustix::process::{getgid, getuid};
 
-use crate::process::{Running, as_user, example, example_path};
+use crate::process::{as_user, example, example_path};
 use crate::realm::{Realm, realm};
 use crate::{PROTOCOL, STAGES, only_this_user};
 
@@ -18,10 +19,10 @@ fn name_of(uid: u32) -> String {
 /// Runs one pair as this user; returns what server and client printed, without the announcement.
 fn run_pair(stage: &str, realm: &Realm) -> (Vec<String>, Vec<String>, String) {
     let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-    let (server, address) = Running::server(&mut server);
+    let (server, address) = Program::server(&mut server);
     let (protocol, host) = PROTOCOL.split_once("://").unwrap_or((PROTOCOL, ""));
     assert!(address.starts_with(protocol) && address.contains(&format!("://{host}")), "{address}");
-    let client = Running::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket())).wait();
+    let client = Program::start(&mut example(&format!("{stage}_client"), &[&address], realm.socket())).wait();
     client.assert_success();
     let server = server.stop();
     server.assert_success();
@@ -84,11 +85,11 @@ fn client_can_restrict_its_credential_to_the_user_of_the_server() {
     let Some(realm) = realm() else { return };
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         let (mine, other) = (getuid().as_raw().to_string(), (getuid().as_raw() + 1).to_string());
         let client = format!("{stage}_client");
         let run =
-            |uid: &str| Running::start(&mut example(&client, &[&address, "--server-uid", uid], realm.socket())).wait();
+            |uid: &str| Program::start(&mut example(&client, &[&address, "--server-uid", uid], realm.socket())).wait();
         run(&mine).assert_success();
         assert_eq!(run(&other).one_error_line(), "the server refused the credential");
         server.stop().assert_success();
@@ -109,7 +110,7 @@ fn each_user_gets_their_own_name() {
     let users = [(1, 1), (65534, 65534), (3_999_999_999, 3_999_999_999)];
     for stage in STAGES {
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         // A copy that other users can reach, wherever the build is.
         let directory = tempfile::tempdir().expect("a directory");
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("our own directory");
@@ -118,7 +119,7 @@ fn each_user_gets_their_own_name() {
         for (uid, gid) in users {
             let mut command = std::process::Command::new(&client);
             command.arg(&address).env("MUNGE_SOCKET", realm.socket());
-            Running::start(as_user(&mut command, uid, gid)).wait().assert_success();
+            Program::start(as_user(&mut command, uid, gid)).wait().assert_success();
         }
         let server = server.stop();
         server.assert_success();
@@ -141,7 +142,7 @@ fn server_that_gave_its_address_ends_gracefully() {
     for stage in STAGES {
         for _ in 0..20 {
             let mut server = example(&format!("{stage}_server"), &[PROTOCOL], Path::new("/nonexistent"));
-            let (server, _) = Running::server(&mut server);
+            let (server, _) = Program::server(&mut server);
             server.stop().assert_success();
         }
     }

@@ -2,15 +2,16 @@
 
 use margo_rs::{Endpoint, Engine, Rpc};
 use mochi_rs::stages::{ALLOWED, Credentials, Key, REFUSED, Token, mac, mac_session};
+use mochi_test_support::Program;
 use rustix::process::getuid;
 
 use crate::PROTOCOL;
-use crate::process::{Running, example};
+use crate::process::example;
 use crate::realm::{Realm, realm};
 
 /// A server of a stage, and a connection to it.
 struct Setting {
-    server: Running,
+    server: Program,
     endpoint: Endpoint,
     // Calls end with the engine that they were made by.
     _client: Engine,
@@ -23,7 +24,7 @@ impl Setting {
     async fn of(stage: &str) -> Option<Self> {
         let realm = realm()?;
         let mut server = example(&format!("{stage}_server"), &[PROTOCOL], realm.socket());
-        let (server, address) = Running::server(&mut server);
+        let (server, address) = Program::server(&mut server);
         let client = Engine::connect(PROTOCOL).expect("a client");
         let endpoint = client.lookup(&address).await.expect("the server is there");
         let credentials = Credentials::at(realm.socket()).expect("the path of a socket");

@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -76,7 +76,7 @@ impl Process {
     /// If it does not start.
     pub fn unheard(mut command: Command, role: &str) -> Self {
         play(&mut command, "role", role);
-        Self::listening(command, SAYS).expect("the binary starts")
+        Self::listening(&mut command, SAYS).expect("the binary starts")
     }
 
     /// A test binary that `command` names, in a role; `None` if it does not start or ends without saying anything.
@@ -95,13 +95,13 @@ impl Process {
     /// # Panics
     /// If it says nothing within [`PATIENCE`](crate::PATIENCE).
     #[track_caller]
-    pub fn speaking(command: Command, prefix: &'static str) -> Option<Self> {
-        let mut process = Self::listening(command, prefix).ok()?;
+    pub fn speaking(mut command: Command, prefix: &'static str) -> Option<Self> {
+        let mut process = Self::listening(&mut command, prefix).ok()?;
         process.says = process.next_line()?;
         Some(process)
     }
 
-    fn listening(mut command: Command, prefix: &'static str) -> io::Result<Self> {
+    pub(crate) fn listening(command: &mut Command, prefix: &'static str) -> io::Result<Self> {
         let mut child = spawn(command.stdout(Stdio::piped()))?;
         let out = BufReader::new(child.stdout.take().expect("it is piped"));
         let (sender, lines) = mpsc::channel();
@@ -138,6 +138,16 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// The lines that nobody has asked for, once it has ended.
+    pub(crate) fn remaining_lines(&self) -> Vec<String> {
+        self.lines.iter().collect()
+    }
+
+    /// Its standard error, if that is a pipe.
+    pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
     }
 
     /// The kernel's number of it, as a name in `/proc`.
