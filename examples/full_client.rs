@@ -63,7 +63,7 @@ async fn run(arguments: FullClientArguments) -> Outcome {
     }
     many_at_once(&server).await?;
     not_authorised(&server).await?;
-    replayed_and_expired(&arguments, &engine, plain, &server).await?;
+    replayed_and_expired(&arguments, plain, &server).await?;
 
     server.close().await?;
     match server.call(WHOAMI, &()).await {
@@ -110,16 +110,12 @@ async fn not_authorised(server: &Connection) -> Outcome {
 }
 
 /// What comes of messages that somebody on the path recorded.
-async fn replayed_and_expired(
-    arguments: &FullClientArguments,
-    engine: &Engine,
-    plain: Endpoint,
-    server: &Connection,
-) -> Outcome {
+async fn replayed_and_expired(arguments: &FullClientArguments, plain: Endpoint, server: &Connection) -> Outcome {
     // It is reached by another address than the server's, so the service has to be named.
     let service = arguments.service().unwrap_or_else(|| plain.address().as_str()).to_owned();
     let recorder = Recorder::start(plain.clone()).await?;
-    let recorded = arguments.connection()?.service(service).open(engine, recorder.address()).await?;
+    let engine = Engine::connect(recorder.address())?;
+    let recorded = arguments.connection()?.service(service).open(&engine, recorder.address()).await?;
 
     let name = format!("Rob {:016x}", random_id()?);
     recorded.call(GREET, &name).await?;

@@ -90,6 +90,23 @@ fn assert_greeted(server: &Ended, identity: (u32, u32)) {
     }
 }
 
+/// The recorder is reached by TCP of our own, whatever the server listens on.
+#[test]
+fn the_pair_runs_over_each_built_in_transport() {
+    let keys = Keys::new();
+    let key = keys.make("alice.key");
+    for protocol in ["native+tcp://127.0.0.1", "native+sm"] {
+        let (server, address) =
+            Program::server(&mut example("full_server", &[protocol, "--key-file", &key], Path::new(NOWHERE)));
+        let client = client(&address, &["--key-file", &key], Path::new(NOWHERE));
+        let me = (getuid().as_raw(), getgid().as_raw());
+        let mut lines = expected(&address, me, "a key file, encrypted", NO_OPERATOR);
+        lines.extend([NOT_SHOWN, "Closed"].map(str::to_owned));
+        assert_printed(&client, &lines);
+        assert_greeted(&server.stop(), me);
+    }
+}
+
 #[test]
 fn users_of_munge_are_greeted_and_attacks_refused() {
     let Some(realm) = realm() else { return };

@@ -11,7 +11,7 @@ use crate::program::Outcome;
 /// Stands between a client and a server: passes on handshakes and greetings, and keeps a copy of each request to greet.
 /// It holds no key and can read nothing; it is what anybody on the network could be.
 ///
-/// It listens on loopback, and ends with its engine when it is dropped.
+/// It listens on loopback, by TCP of our own whatever the server listens on, and ends with its engine when it is dropped.
 pub struct Recorder {
     engine: Engine,
     shared: Arc<Shared>,
@@ -46,7 +46,7 @@ impl Recorder {
     /// # Errors
     /// Nothing can listen on loopback.
     pub async fn start(server: Endpoint) -> Outcome<Self> {
-        let engine = Engine::listen("tcp://127.0.0.1").await?;
+        let engine = Engine::listen("native+tcp://127.0.0.1").await?;
         let shared = Arc::new(Shared { server, holds_back: AtomicBool::new(false), last: Mutex::default() });
         for name in ["authenticate", GREET.name()] {
             let shared = Arc::clone(&shared);
