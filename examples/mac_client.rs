@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use margo_rs::{Endpoint, Engine};
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::mac::{AUTHENTICATE, HELLO};
-use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials, Key, Token};
+use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials, Key, NOT_AUTHENTICATED, Token};
 use rustix::process::getuid;
 
 struct Client {
@@ -48,7 +48,7 @@ impl Client {
         let credential = Credentials::from_environment()?.encode(self.key.payload(), server_uid).await?;
         match self.server.call(AUTHENTICATE, &credential).await? {
             ALLOWED => Ok(()),
-            _ => Err("the server refused the credential".into()),
+            _ => Err(NOT_AUTHENTICATED.into()),
         }
     }
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use margo_rs::{Endpoint, Engine};
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::mac_session::{AUTHENTICATE, HELLO};
-use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials, Key, Token};
+use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials, Key, NOT_AUTHENTICATED, Token};
 
 /// A session that the server has opened for us.
 struct Session<'a> {
@@ -51,7 +51,7 @@ impl<'a> Session<'a> {
         let credential = Credentials::from_environment()?.encode(key.payload(), server_uid).await?;
         match server.call(AUTHENTICATE, &credential).await? {
             (id, ALLOWED) => Ok(Self { server, key, id, next_sequence: 0 }),
-            _ => Err("the server refused the credential".into()),
+            _ => Err(NOT_AUTHENTICATED.into()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use margo_rs::Engine;
 use mochi_rs::program::{self, Outcome, say};
 use mochi_rs::stages::simple_auth::AUTHENTICATE;
-use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials};
+use mochi_rs::stages::{ALLOWED, ClientArguments, Credentials, NOT_AUTHENTICATED};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,7 +21,7 @@ async fn run(arguments: ClientArguments) -> Outcome {
 
     let credential = Credentials::from_environment()?.encode(b"", arguments.server_uid).await?;
     if server.call(AUTHENTICATE, &credential).await? != ALLOWED {
-        return Err("the server refused the credential".into());
+        return Err(NOT_AUTHENTICATED.into());
     }
     say(format_args!("Authenticated at {}", server.address()));
     Ok(())

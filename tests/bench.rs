@@ -276,6 +276,14 @@ fn a_server_that_serves_no_benches_is_an_error_that_says_what_to_start() {
 }
 
 #[test]
+fn a_server_without_sessions_is_an_error_that_says_how_to_start_one_with_them() {
+    let (_server, address) = Program::server(&mut tool(&["serve"]));
+    let soak = ["soak", "--calls", "100", "--json", "--server", &address];
+    assert!(error_line(&soak).contains("mochi bench serve --auth"));
+    bench(&[&soak[..], &["--plain"]].concat()).assert_success();
+}
+
+#[test]
 fn clients_that_there_are_no_files_for_are_left_out_or_named_as_the_reason() {
     let limited = |arguments: &str| {
         let program = env!("CARGO_BIN_EXE_mochi");

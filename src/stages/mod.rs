@@ -27,6 +27,9 @@ pub const ALLOWED: i32 = 0;
 /// The result of a call that was refused.
 pub const REFUSED: i32 = -1;
 
+/// What a client says whose credential was refused: it learns no more than that.
+pub const NOT_AUTHENTICATED: &str = "the server refused the credential; only its own output says why";
+
 /// Stage 1: who is there?
 pub mod simple_auth {
     use super::{HgString, Rpc};

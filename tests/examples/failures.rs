@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use mochi_rs::stages::NOT_AUTHENTICATED;
 use mochi_test_support::Program;
 
 use crate::process::example;
@@ -93,7 +94,7 @@ fn server_without_munged_refuses_and_lives() {
         let (server, address) = Program::server(&mut server);
         for _ in 0..2 {
             let ended = run(&format!("{stage}_client"), &[&address], realm.socket());
-            assert_eq!(ended.one_error_line(), "the server refused the credential");
+            assert_eq!(ended.one_error_line(), NOT_AUTHENTICATED);
         }
         let server = server.stop();
         server.assert_success();

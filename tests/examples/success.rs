@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use mochi_auth::users;
+use mochi_rs::stages::NOT_AUTHENTICATED;
 use mochi_test_support::Program;
 use rustix::process::{getgid, getuid};
 
@@ -91,7 +92,7 @@ fn client_can_restrict_its_credential_to_the_user_of_the_server() {
         let run =
             |uid: &str| Program::start(&mut example(&client, &[&address, "--server-uid", uid], realm.socket())).wait();
         run(&mine).assert_success();
-        assert_eq!(run(&other).one_error_line(), "the server refused the credential");
+        assert_eq!(run(&other).one_error_line(), NOT_AUTHENTICATED);
         server.stop().assert_success();
     }
 }

@@ -11,7 +11,7 @@ use mochi_auth::mechanism::key_file::{Key, KeyRing};
 use mochi_auth::munge::{EncodeOptions, Munge};
 use mochi_auth::protocol::Secret;
 use mochi_auth::session::{Quota, Rate};
-use mochi_auth::{AuthServer, Caller, Connection, Identity, Rule};
+use mochi_auth::{AuthServer, Caller, Connection, Identity, OpenError, Rule};
 use mochi_rs::program::Outcome;
 
 use super::super::Setup;
@@ -81,7 +81,13 @@ pub(crate) async fn connect(setup: &Setup<'_>, engine: &Engine, address: &str) -
         Some(Mechanism::Munge) => Connection::builder().munge(munge(setup.options.munge_socket.as_deref())?),
         _ => Connection::builder().key(key()),
     };
-    Ok(builder.open(engine, address).await?)
+    builder.open(engine, address).await.map_err(|error| match error {
+        OpenError::NotAuthenticating(_) => {
+            format!("{address} takes no sessions; start `mochi bench serve --auth` there, or measure without them")
+                .into()
+        }
+        error => error.into(),
+    })
 }
 
 /// What the daemon of the mechanism takes for one handshake, in the median.
