@@ -38,7 +38,7 @@ struct Unwritable(io::Error);
 
 /// The exit code of a program: 0, or 1 after one line on standard error. (2 is for wrong arguments.)
 ///
-/// Whoever closes the pipe that [`print`] writes into has what he wanted: that is 0, and nothing is said.
+/// Whoever closes the pipe that [`print()`] writes into has what he wanted: that is 0, and nothing is said.
 pub fn finish(outcome: Outcome) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;

@@ -13,7 +13,7 @@
 //! * [`session`]: open sessions of both ends, the server's table of them, quotas, cookies.
 //! * [`mechanism`]: how a client proves who it is: MUNGE, key files, peer credentials.
 //! * [`Identity`]: who a peer was proven to be; [`users`] turns ids into names for people to read.
-//! * [`testing`]: private MUNGE realms for tests and demos (feature `testing`).
+//! * `testing`: private MUNGE realms for tests and demos (feature `testing`).
 
 pub mod bulk;
 mod cipher;

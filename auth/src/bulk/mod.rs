@@ -13,6 +13,27 @@
 //! [pulls](crate::Caller::pull) it. A client that wants it makes a [`Sink`], the handler [pushes](crate::Caller::push) and
 //! returns the [`Receipt`], and [`Sink::finish`] gives the data that was checked. The receiver checks a copy of its own, which
 //! nobody else can write to any more.
+//!
+//! ```no_run
+//! # use margo_rs::Rpc;
+//! # use mochi_auth::bulk::{BulkTicket, Level, Receipt};
+//! # use mochi_auth::{AuthServer, Caller, Connection};
+//! const STORE: Rpc<BulkTicket, u64> = Rpc::new("store");
+//! const FETCH: Rpc<BulkTicket, Receipt> = Rpc::new("fetch");
+//!
+//! # async fn both(auth: &AuthServer, server: &Connection) -> Result<(), Box<dyn std::error::Error>> {
+//! auth.register(STORE, |caller: Caller, ticket| async move { Ok(caller.pull(&ticket).await?.len() as u64) })?;
+//! auth.register(FETCH, |caller: Caller, ticket| async move { Ok(caller.push(&ticket, vec![7; 1 << 20]).await?) })?;
+//!
+//! let offer = server.offer(vec![7; 1 << 20], Level::Private)?;
+//! let stored = server.call(STORE, offer.ticket()).await?;
+//!
+//! let sink = server.sink(1 << 20, Level::Private)?;       // room for 1 MiB
+//! let receipt = server.call(FETCH, sink.ticket()).await?;
+//! let data = sink.finish(&receipt).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod chunks;
 pub(crate) mod context;

@@ -332,6 +332,20 @@ impl Initiator for KeyFileInitiator {
 }
 
 /// The server's side: keys, and whose they are.
+///
+/// ```
+/// # use mochi_auth::Identity;
+/// # use mochi_auth::mechanism::key_file::{Key, KeyRing};
+/// # let directory = std::env::temp_dir().join(format!("mochi-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # let path = directory.join("alice.key");
+/// Key::random()?.create(&path)?;          // as `mochi keygen` does; Alice gets a copy
+///
+/// let mut keys = KeyRing::new();
+/// keys.add(Key::load(&path)?, Identity { uid: 2001, gid: 100 })?;
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct KeyRing {
     keys: HashMap<KeyId, (Key, Identity)>,
     /// Nobody's: tokens with the id of no key are checked against it, so that time does not tell which ids there are.

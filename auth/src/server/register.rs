@@ -65,7 +65,7 @@ impl Registrar<'_> {
         self.add(rpc, admit, move |(caller, args, sealed)| handler(caller, args, Responder::new(sealed)))
     }
 
-    /// Registers a handler that may block; it runs on a thread of the pool's blocking threads.
+    /// Registers a handler that may block; it runs where [`margo_rs::Engine::register_blocking`] says.
     ///
     /// # Errors
     /// The RPC, or another of the same id, is registered already.

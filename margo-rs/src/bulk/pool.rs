@@ -25,6 +25,20 @@ static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 /// (see [`Region::lend`]) is given up, and a new one allocated when it is needed.
 ///
 /// Cheap to clone; all clones are one pool.
+///
+/// ```
+/// # use margo_rs::bulk::{BulkPool, Permission};
+/// # use margo_rs::{Engine, Wait};
+/// let engine = Engine::connect("tcp")?;
+/// let pool = BulkPool::new(&engine, 4, 1 << 20, Permission::ReadOnly);
+///
+/// let buffer = pool.take().wait()?;       // a region of 1 MiB
+/// buffer.write_at(0, b"to be pulled")?;
+/// assert_eq!(pool.available(), 3);
+/// drop(buffer);                           // back to the pool: its descriptor opens nothing any more
+/// assert_eq!(pool.available(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct BulkPool {
     shared: Arc<Shared>,

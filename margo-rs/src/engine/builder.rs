@@ -27,6 +27,20 @@ type Layer = Box<dyn FnOnce(Arc<dyn Transport>) -> Arc<dyn Transport> + Send>;
 type AcceptorLayer = Box<dyn FnOnce(Arc<dyn Acceptor>) -> Arc<dyn Acceptor> + Send>;
 
 /// An engine being set up; ends in [`Builder::listen`] or [`Builder::connect`].
+///
+/// ```
+/// use margo_rs::{Engine, Wait};
+/// use std::time::Duration;
+///
+/// let engine = Engine::builder("tcp://127.0.0.1")
+///     .default_timeout(Duration::from_secs(5))
+///     .limits(|limits| limits.max_message = 1 << 20)      // bytes
+///     .pool("heavy", 2)
+///     .listen()
+///     .wait()?;
+/// assert_eq!(engine.limits().max_message, 1 << 20);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "an engine starts with `listen` or `connect`"]
 pub struct Builder {
     address: String,

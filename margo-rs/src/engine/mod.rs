@@ -117,10 +117,15 @@ impl Engine {
         self.core().listening
     }
 
-    /// Finds a server and connects to it, unless a connection is there already.
+    /// Finds a server and connects to it, unless a connection is there already. It takes no longer than
+    /// [`Limits::connect_timeout`], 5 s by default; a host name is resolved on a thread of its own.
     ///
     /// The returned future does nothing until it is polled; dropping it is harmless. An engine that looks up its own
     /// address gets an endpoint whose calls stay in the process.
+    ///
+    /// # Errors
+    /// Of the returned future: a malformed address, one of another protocol than the engine's, a host name that nobody
+    /// knows, nobody who answers there in time, or somebody who is no engine.
     pub fn lookup(&self, address: impl AsRef<str>) -> Lookup {
         Lookup::new(self.core().clone(), address.as_ref())
     }
@@ -128,9 +133,10 @@ impl Engine {
     /// Registers an asynchronous handler.
     ///
     /// The handler's future is polled first on the progress thread and moves to the pool if it is not done at once, or
-    /// is in the pool from the beginning if that is of Argobots: it must not block. What it returns is the response; an error or a panic reaches the caller as
-    /// [`CallError::Handler`](crate::CallError::Handler). When the caller cancels, goes away or its deadline passes on
-    /// its side, the future is dropped; use a task of your own for work that must not stop half-way.
+    /// is in the pool from the beginning if that is of Argobots: it must not block. What it returns is the response; an
+    /// error or a panic reaches the caller as [`CallError::Handler`](crate::CallError::Handler), with at most 1024 bytes
+    /// of text. When the caller cancels, goes away or its deadline passes on its side, the future is dropped; use a task
+    /// of your own for work that must not stop half-way.
     ///
     /// # Errors
     /// The RPC, or another of the same id, is registered already.
@@ -145,7 +151,8 @@ impl Engine {
     }
 
     /// Registers a handler that may block; it runs on a thread of the pool's blocking threads, or in a user-level thread
-    /// of an Argobots [`Pool`](crate::Pool).
+    /// of an Argobots [`Pool`](crate::Pool). Nothing interrupts it when its caller has left: one that takes long asks
+    /// [`Request::is_cancelled`] now and then.
     ///
     /// # Errors
     /// As for [`Engine::register`].
@@ -158,7 +165,21 @@ impl Engine {
         self.add(rpc.name(), ProviderId::DEFAULT, rpc.response_disabled(), Handler::blocking(handler))
     }
 
-    /// Registers a handler that answers through a [`Responder`], now or later, from any task or thread.
+    /// Registers a handler that answers through a [`Responder`], now or later, from any task or thread. A responder that
+    /// is dropped unused answers with an error.
+    ///
+    /// ```
+    /// # use margo_rs::{Engine, Rpc, Wait};
+    /// const DOUBLE: Rpc<u64, u64> = Rpc::new("double");
+    ///
+    /// let server = Engine::listen("tcp://127.0.0.1").wait()?;
+    /// server.register_deferred(DOUBLE, |_request, number, responder| async move {
+    ///     std::thread::spawn(move || responder.respond(&(2 * number)));
+    /// })?;
+    /// # let client = Engine::connect("tcp")?;
+    /// # assert_eq!(client.lookup(server.address()).wait()?.call(DOUBLE, &21).wait()?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`Engine::register`].
@@ -303,7 +324,8 @@ impl Engine {
         Shutdown::new(self.core().clone())
     }
 
-    /// Waits until the engine has ended, by [`Engine::shutdown`] or remotely.
+    /// Waits until the engine has ended, by [`Engine::shutdown`] or remotely. Signals do not end it: a program that wants
+    /// that calls `shutdown` when one comes. Dropping the future is harmless.
     pub fn wait(&self) -> Shutdown {
         Shutdown::new(self.core().clone())
     }

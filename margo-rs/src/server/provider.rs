@@ -18,6 +18,23 @@ use std::future::Future;
 /// A group of RPCs under one provider id: one instance of a service, of which a process may have many.
 ///
 /// Dropping the provider takes its RPCs back; requests that are being served go on.
+///
+/// ```
+/// # use margo_rs::{Engine, ProviderId, Rpc, Wait};
+/// const NAME: Rpc<(), String> = Rpc::new("name");
+///
+/// let server = Engine::listen("tcp://127.0.0.1").wait()?;
+/// let provider = |id, name: &'static str| {
+///     let provider = server.provider(ProviderId::new(id));
+///     provider.register(NAME, move |_request, ()| async move { Ok(name.to_owned()) }).map(|_| provider)
+/// };
+/// let _both = (provider(1, "alpha")?, provider(2, "beta")?);
+///
+/// let client = Engine::connect("tcp")?;
+/// let to = client.lookup(server.address()).wait()?;
+/// assert_eq!(to.provider(ProviderId::new(2)).call(NAME, &()).wait()?, "beta");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Provider {
     engine: Engine,
     id: ProviderId,

@@ -24,7 +24,7 @@ pub struct InboundLimits {
 
 /// Reassembles messages from whatever pieces the bytes arrive in.
 ///
-/// Memory held is bounded by what was received plus one step of [`RESERVE_STEP`], never by what a peer announced.
+/// Memory held is bounded by what was received plus one step of `RESERVE_STEP`, never by what a peer announced.
 #[derive(Debug)]
 pub struct Inbound {
     limits: InboundLimits,

@@ -1,9 +1,9 @@
 //! `native+sm`: frames through shared memory, between processes of one node, also of different users.
 //!
-//! A link is two rings of bytes ([`ring`]), each in a segment that only its writer can write ([`segment`]), and a Unix
-//! socket beside them ([`socket`]) by which the two find each other ([`location`]), hand over the segments, wake each
+//! A link is two rings of bytes (`ring`), each in a segment that only its writer can write (`segment`), and a Unix
+//! socket beside them (`socket`) by which the two find each other (`location`), hand over the segments, wake each
 //! other, and learn of the other's end. What goes through the rings are the frames of [`wire`](crate::wire); large bulk
-//! data can go past them ([`loan`]).
+//! data can go past them (`loan`).
 //!
 //! Nobody makes a system call while both sides look: whoever polls looks at the counters of the links that are in use
 //! (the *active* ones). A side that goes to sleep says so in its bell, and is woken through the socket. Links that are
