@@ -117,8 +117,9 @@ impl Engine {
         self.core().listening
     }
 
-    /// Finds a server and connects to it, unless a connection is there already. It takes no longer than
-    /// [`Limits::connect_timeout`], 5 s by default; a host name is resolved on a thread of its own.
+    /// Finds a server and connects to it, unless a connection is there already. A host name is resolved on a thread of its
+    /// own, for as long as the host's resolver takes; each address that it stands for is then tried for at most
+    /// [`Limits::connect_timeout`], 5 s by default.
     ///
     /// The returned future does nothing until it is polled; dropping it is harmless. An engine that looks up its own
     /// address gets an endpoint whose calls stay in the process.
