@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::munged::{Munged, SOCKET_VARIABLE};
 use crate::process::Running;
-use crate::{Outcome, cargo, prepare};
+use crate::{Outcome, cargo, interruption, prepare};
 
 /// The stages in the order in which they teach; stage `x` is the pair `x_server`, `x_client`.
 const STAGES: &[&str] = &["simple_auth", "mac", "mac_session", "full"];
@@ -44,7 +44,7 @@ struct Client {
 pub(crate) fn run() -> Outcome {
     prepare::install(&[prepare::TO_BUILD])?;
     let munged = Munged::find_or_start()?;
-    println!("$ cargo build --bins --examples");
+    say!("$ cargo build --bins --examples");
     if !cargo().args(["build", "--bins", "--examples"]).status()?.success() {
         return Err("the build failed".into());
     }
@@ -56,18 +56,19 @@ pub(crate) fn run() -> Outcome {
 
     let mut failed = Vec::new();
     for act in &acts {
-        println!("\n== {} ==", act.title);
-        act.about.iter().for_each(|line| println!("# {line}"));
+        interruption::check()?;
+        say!("\n== {} ==", act.title);
+        act.about.iter().for_each(|line| say!("# {line}"));
         if let Err(error) = act.run(&programs, munged.socket()) {
-            println!("  FAILED: {error}");
+            say!("  FAILED: {error}");
             failed.push(act.title);
         }
     }
-    println!();
+    say!("");
     if !failed.is_empty() {
         return Err(format!("of {} staged runs, these failed: {}", acts.len(), failed.join(", ")).into());
     }
-    println!("All {} staged pairs ran: {}.", STAGES.len(), STAGES.join(", "));
+    say!("All {} staged pairs ran: {}.", STAGES.len(), STAGES.join(", "));
     Ok(())
 }
 
@@ -190,7 +191,7 @@ fn words(words: &[&str]) -> Vec<String> {
 /// Shows the command by which a user would get the same.
 fn print_command(name: &str, arguments: &[String], socket: Option<&Path>) {
     let environment = socket.map(|socket| format!("{SOCKET_VARIABLE}={} ", socket.display())).unwrap_or_default();
-    println!("$ {environment}cargo run --example {name} -- {}", arguments.join(" "));
+    say!("$ {environment}cargo run --example {name} -- {}", arguments.join(" "));
 }
 
 fn announced_address(lines: &Receiver<String>) -> Outcome<String> {

@@ -3,8 +3,16 @@
 //! Both begin with [`prepare`], which makes a machine that has only Rust ready, so that neither needs a page of
 //! instructions.
 
+/// As `println!`, for a pipe that may be closed.
+macro_rules! say {
+    ($($line:tt)*) => {
+        $crate::print_line(format_args!($($line)*))
+    };
+}
+
 mod demo;
 mod fuzz;
+mod interruption;
 mod munged;
 mod prepare;
 mod process;
@@ -12,6 +20,8 @@ mod test;
 mod valgrind;
 
 use std::error::Error;
+use std::fmt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -20,6 +30,9 @@ use clap::{Parser, Subcommand};
 
 /// What a task returns: a failed one says why in one line.
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// What shells say of a program that SIGINT has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Project tasks of Mochi for Rust.
 #[derive(Parser)]
@@ -48,7 +61,12 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().task {
+    let task = Arguments::parse().task;
+    if let Err(error) = interruption::watch() {
+        eprintln!("xtask: signals cannot be caught: {error}");
+        return ExitCode::FAILURE;
+    }
+    let outcome = match task {
         Task::Demo => demo::run(),
         Task::Valgrind => valgrind::run(),
         Task::Test { fuzz_seconds, kill_seconds } => {
@@ -56,11 +74,22 @@ fn main() -> ExitCode {
         }
     };
     match outcome {
+        _ if interruption::is_interrupted() => {
+            let _ = writeln!(io::stderr(), "xtask: interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints a line. Whoever closes the pipe that it goes into has seen enough: that ends the task.
+fn print_line(line: fmt::Arguments<'_>) {
+    if writeln!(io::stdout(), "{line}").is_err() {
+        interruption::interrupt();
     }
 }
 

@@ -38,17 +38,17 @@ impl Munged {
                 let socket = socket.display();
                 return Err(format!("no munged answers at {socket}, which {SOCKET_VARIABLE} names; unset it").into());
             }
-            println!("MUNGE: the munged at {}", socket.display());
+            say!("MUNGE: the munged at {}", socket.display());
             return Ok(Self::Found);
         }
         if answers(None) {
-            println!("MUNGE: the munged of this system");
+            say!("MUNGE: the munged of this system");
             return Ok(Self::Found);
         }
         let daemon = MungeRealm::temporary()?.daemon();
         let daemon = if getuid().is_root() { daemon.uid(UNPRIVILEGED_UID) } else { daemon };
         let daemon = daemon.start()?;
-        println!("MUNGE: no munged of the system answers; started a private one at {}", daemon.socket().display());
+        say!("MUNGE: no munged of the system answers; started a private one at {}", daemon.socket().display());
         if !answers(Some(daemon.socket())) {
             return Err(format!("it does not answer; it says:\n{}", daemon.what_it_wrote()).into());
         }

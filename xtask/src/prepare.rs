@@ -38,7 +38,7 @@ pub(crate) fn install(needs: &[&[Need]]) -> Outcome {
     }
     let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
     let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages).copied().collect();
-    println!("Missing here: {}.", what.join(", "));
+    say!("Missing here: {}.", what.join(", "));
     if program("apt-get").is_none() {
         return Err(format!(
             "this machine has no apt-get; install by its own means what Debian calls: {}",
@@ -93,7 +93,7 @@ fn silently(name: &str, arguments: &[&str]) -> bool {
 fn apt(privilege: &[&str], arguments: &[&str]) -> Outcome {
     // `env` because sudo drops the variable otherwise.
     let words = [privilege, &["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"], arguments].concat();
-    println!("$ {}", words.join(" "));
+    say!("$ {}", words.join(" "));
     let status = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).status()?;
     if status.success() { Ok(()) } else { Err(format!("`{}` failed ({status})", words.join(" ")).into()) }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::Outcome;
+use crate::{Outcome, interruption};
 
 /// How often a waiting task looks whether a child has ended.
 const POLL: Duration = Duration::from_millis(10);
@@ -22,6 +22,7 @@ pub(crate) struct Running {
 impl Running {
     /// Starts `command` with its output left as the caller set it.
     pub(crate) fn start(name: &str, command: &mut Command) -> Outcome<Self> {
+        interruption::check()?;
         let child = command.spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
         Ok(Self { name: name.into(), child })
     }
@@ -94,7 +95,7 @@ fn show(name: &str, stream: impl Read + Send + 'static, lines: Option<Sender<Str
         for line in BufReader::new(stream).split(b'\n') {
             let Ok(line) = line else { return };
             let line = String::from_utf8_lossy(&line).into_owned();
-            println!("  {name} | {line}");
+            say!("  {name} | {line}");
             if let Some(lines) = &lines {
                 // Nobody listens any more once the caller has read what it wanted.
                 let _ = lines.send(line);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::munged::{Munged, SOCKET_VARIABLE};
 use crate::prepare::program;
-use crate::{Outcome, cargo, fuzz, prepare, workspace};
+use crate::{Outcome, cargo, fuzz, interruption, prepare, workspace};
 
 /// With this set a test that finds no munged fails instead of skipping itself.
 const REQUIRE_MUNGED: &str = "MOCHI_REQUIRE_MUNGED";
@@ -70,7 +70,7 @@ pub(crate) fn run(fuzz_time: Duration, kill_time: Duration) -> Outcome {
         step(&format!("fuzz target {target}, {} s", fuzz_time.as_secs()), &mut command);
     }
     if !miri {
-        println!("\nMiri is not installed here (`rustup +nightly component add miri`): the ring did not run under it.");
+        say!("\nMiri is not installed here (`rustup +nightly component add miri`): the ring did not run under it.");
     }
     summarise(&parts)
 }
@@ -82,7 +82,10 @@ fn has_miri() -> bool {
 }
 
 fn measure(name: &str, command: &mut Command) -> Part {
-    println!("\n== {name} ==");
+    if interruption::is_interrupted() {
+        return Part { name: name.into(), passed: false, took: Duration::ZERO };
+    }
+    say!("\n== {name} ==");
     let start = Instant::now();
     let passed = match command.status() {
         Ok(status) => status.success(),
@@ -95,19 +98,19 @@ fn measure(name: &str, command: &mut Command) -> Part {
 }
 
 fn summarise(parts: &[Part]) -> Outcome {
-    println!("\n== summary ==");
+    say!("\n== summary ==");
     for part in parts {
         let verdict = if part.passed { "passed" } else { "FAILED" };
-        println!("  {verdict}  {} ({:.0} s)", part.name, part.took.as_secs_f64());
+        say!("  {verdict}  {} ({:.0} s)", part.name, part.took.as_secs_f64());
     }
     if mochi_sys::LINKED {
-        println!("Mercury is linked: its suites ran with the others.");
+        say!("Mercury is linked: its suites ran with the others.");
     } else {
-        println!("Mercury is not installed here: its suites did not run.");
+        say!("Mercury is not installed here: its suites did not run.");
     }
     match parts.iter().filter(|part| !part.passed).count() {
         0 => {
-            println!("All {} parts passed.", parts.len());
+            say!("All {} parts passed.", parts.len());
             Ok(())
         }
         failed => Err(format!("{failed} of {} parts failed", parts.len()).into()),

@@ -22,7 +22,7 @@ const SLOW: [&str; 2] = ["many", "large"];
 /// Runs it; fails with the first finding's test, after valgrind has said what it found.
 pub(crate) fn run() -> Outcome {
     if !mochi_sys::LINKED {
-        println!("Mercury is not installed here: there is nothing to look at.");
+        say!("Mercury is not installed here: there is nothing to look at.");
         return Ok(());
     }
     if program("valgrind").is_none() {
@@ -45,7 +45,7 @@ pub(crate) fn run() -> Outcome {
         if names.is_empty() {
             return Err(format!("the suite has no tests over {transport}").into());
         }
-        println!("\n== {} tests over {transport} under valgrind ==", names.len());
+        say!("\n== {} tests over {transport} under valgrind ==", names.len());
         let mut command: Command = cargo();
         // Cargo puts it before the test's program.
         command.env(runner(), VALGRIND).args(suite).args(["--test-threads=1", "--exact"]).args(names);
@@ -53,7 +53,7 @@ pub(crate) fn run() -> Outcome {
             return Err(format!("valgrind or a test has something to say over {transport}").into());
         }
     }
-    println!("valgrind found nothing.");
+    say!("valgrind found nothing.");
     Ok(())
 }
 
