@@ -322,6 +322,7 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         (&["--cases", "64B/1,nothing"], "nothing"),
         (&["--duration", "4000"], "seconds"),
         (&["--duration", "long"], "seconds"),
+        (&["--duration", "0"], "more than 0"),
         (&["--rounds", "0"], "0"),
         (&["--progress", "never"], "adaptive"),
         (&["--pin", "0"], "0,1"),

@@ -144,7 +144,7 @@ struct Options {
     cases: Vec<Filter>,
 
     /// Seconds to measure each case, over all rounds; the floor takes as long again
-    #[arg(long, default_value = "1", value_parser = seconds)]
+    #[arg(long, default_value = "1", value_parser = some_seconds)]
     duration: Duration,
 
     /// Seconds before each measurement that do not count
@@ -412,6 +412,11 @@ fn clear_progress() {
     if io::stderr().is_terminal() {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
+}
+
+/// As [`seconds`], but not none: a case without time has no figures.
+fn some_seconds(text: &str) -> Result<Duration, String> {
+    seconds(text).and_then(|time| if time.is_zero() { Err("it must be more than 0".to_owned()) } else { Ok(time) })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -190,6 +190,8 @@ fn a_user_who_is_not_allowed_is_told_what_to_ask_for() {
     assert_eq!(ended.one_error_line(), wanted);
     let server = server.stop();
     assert_eq!((server.stdout.len(), audited(&server, "call denied")), (0, 1), "{server:?}");
+    let rule = format!("reason=the rule of this RPC does not allow it: uid {}", getuid().as_raw());
+    assert!(server.stderr.lines().any(|line| line.ends_with(&rule)), "{server:?}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Shared {
         if is_answered && self.gate.lock().may_refuse(node_of(request), clock::now()) {
             match refused {
                 // A plain caller would take the bytes of NO for a result.
-                Refused::Malformed(_) => responder.fail("it takes calls of authenticated callers alone"),
+                Refused::Malformed(_) => responder.fail("this RPC takes calls of authenticated callers alone"),
                 _ => {
                     let echo = session.map_or([0; 16], |id| *id.as_bytes());
                     responder.respond(&BareError::No { echo }.encode());
