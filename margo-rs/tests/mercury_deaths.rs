@@ -35,7 +35,7 @@ fn role() {
             server.wait().wait();
         }
         ["move", address, size] => {
-            let client = begin(|| Engine::connect(address));
+            let client = Engine::connect(address).unwrap();
             let to = client.lookup(address).wait().unwrap();
             let here = client.stage(vec![7; size.parse().unwrap()]).unwrap();
             let remote = to.call(REGION, &()).wait().unwrap();
@@ -85,16 +85,9 @@ fn watchful(address: &str) -> Builder {
     Engine::builder(address).limits(|limits| limits.keepalive = Duration::from_millis(300))
 }
 
-/// Starts an engine. Mercury's shared memory does not start while another process, of another of these tests, is just
-/// removing the directory that they share.
-fn begin<E: std::fmt::Debug>(start: impl Fn() -> Result<Engine, E>) -> Engine {
-    let tries = (0..50).find_map(|_| start().inspect_err(|_| thread::sleep(Duration::from_millis(20))).ok());
-    tries.unwrap_or_else(|| start().unwrap())
-}
-
 /// A server with a region, and the region.
 fn owner(address: &str, size: usize) -> (Engine, Region) {
-    let server = begin(|| watchful(address).listen().wait());
+    let server = watchful(address).listen().wait().unwrap();
     let region = server.expose(vec![7; size], Permission::ReadWrite).unwrap();
     let descriptor = region.descriptor().clone();
     server.register(REGION, move |_, ()| std::future::ready(Ok(descriptor.clone()))).unwrap();
@@ -103,7 +96,7 @@ fn owner(address: &str, size: usize) -> (Engine, Region) {
 
 fn an_owner_that_is_killed_ends_its_transfers(address: &str) {
     let size = 60_000_000;
-    let client = begin(|| watchful(address).connect());
+    let client = watchful(address).connect().unwrap();
     for round in 0..6u64 {
         let mut owner = Process::start(&format!("own {address} {size}"));
         let to = client.lookup(&owner.says).wait().unwrap();

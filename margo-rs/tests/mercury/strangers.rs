@@ -102,8 +102,8 @@ impl Stranger {
         (stranger, address)
     }
 
-    /// Asks without end. Mercury does not start over `na+sm` while another process of it that ends takes away the directory
-    /// that they share, so it is tried again.
+    /// Asks without end. A program in C does not start over `na+sm` where a process that was killed had the same id and left
+    /// its files, so it is tried again.
     fn storm(program: &Path, server: &Engine) -> Self {
         let arguments = ["storm", server.address().as_str(), &id("sum")];
         let mut attempts = (0..50).map(|_| Self::start(program, &arguments));

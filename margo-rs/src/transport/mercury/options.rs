@@ -17,6 +17,7 @@ pub(super) struct Options {
     texts: Vec<CString>,
     log_level: Option<CString>,
     log_subsys: Option<CString>,
+    shared_memory_name: Option<String>,
 }
 
 impl Options {
@@ -31,10 +32,11 @@ impl Options {
         unsafe { hg::mochi_hg_options_default(raw.as_mut_ptr()) };
         // SAFETY: it was assigned just now, and its padding is zero.
         let raw = unsafe { raw.assume_init() };
-        let mut options = Self { raw, texts: Vec::new(), log_level: None, log_subsys: None };
+        let mut options = Self { raw, texts: Vec::new(), log_level: None, log_subsys: None, shared_memory_name: None };
         options.raw.ip_subnet = options.text("ip_subnet", config.ip_subnet.as_deref())?;
         options.raw.auth_key = options.text("auth_key", config.auth_key.as_ref().map(|key| key.text()))?;
         options.raw.sm_info_string = options.text("sm_info_string", config.sm_info_string.as_deref())?;
+        options.shared_memory_name.clone_from(&config.sm_info_string);
         options.log_level = c_text("log_level", config.log_level.as_deref())?;
         options.log_subsys = c_text("log_subsys", config.log_subsys.as_deref())?;
 
@@ -77,6 +79,16 @@ impl Options {
 
     pub(super) fn log_subsys(&self) -> Option<&CStr> {
         self.log_subsys.as_deref()
+    }
+
+    /// Whether shared memory is used beside another plugin.
+    pub(super) fn has_shared_memory(&self) -> bool {
+        self.raw.auto_sm
+    }
+
+    /// The name that the class is to have there.
+    pub(super) fn shared_memory_name(&self) -> Option<&str> {
+        self.shared_memory_name.as_deref()
     }
 
     /// The configuration in effect: every option that the installed Mercury has.
