@@ -7,8 +7,8 @@
 //! A peer whose link has ended may be touching the memory still. Its grants stay until it gives them up, or is found to
 //! be [out of reach](super::death).
 
-use super::Shared;
 use super::death::is_out_of_reach;
+use super::shared::Shared;
 use crate::address::Address;
 use crate::bulk::{Pinned, Refusal};
 use parking_lot::Mutex;
