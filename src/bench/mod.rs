@@ -321,6 +321,12 @@ fn measure(options: &Options) -> Outcome {
     let mut save = options.save.as_deref().map(Save::open).transpose()?;
     if let Some(server) = &options.server {
         target::check(server)?;
+    } else {
+        // Their floor is a program in C, which comes first and says less of what is wrong.
+        transports
+            .iter()
+            .filter(|transport| floor::is_mercurys(transport))
+            .try_for_each(|it| target::check_listening(it))?;
     }
     let wanted: Vec<(&String, Case)> =
         transports.iter().flat_map(|transport| cases.iter().map(move |case| (transport, *case))).collect();

@@ -94,6 +94,18 @@ pub(super) fn check(address: &str) -> Outcome {
     })
 }
 
+/// Whether a server can listen on a transport here, which is tried.
+///
+/// # Errors
+/// It cannot; says why.
+pub(super) fn check_listening(transport: &str) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        Engine::listen(&listen_address(transport)?).await?.shutdown().await;
+        Ok(())
+    })
+}
+
 /// Where the server of a transport listens: for TCP, where nothing outside of this host is involved.
 pub(super) fn listen_address(transport: &str) -> Outcome<String> {
     if transport == SAME_NODE {

@@ -170,7 +170,7 @@ fn what_this_mercury_cannot_do_is_named() {
         // libfabric's tcp has no more than one.
         let options = engine(OFI_TCP).config_json(r#"{"mercury": {"max_contexts": 9}}"#).expect("right");
         let error = options.listen().wait().expect_err("the plugin cannot");
-        assert!(error.to_string().contains("Mercury does not start"), "{error}");
+        assert!(error.to_string().contains("Mercury's plugin ofi+tcp does not start"), "{error}");
     });
 }
 

@@ -164,8 +164,8 @@ impl fmt::Display for Subnet {
 /// Why Mercury may not have started.
 pub(super) fn why_not(address: &Address) -> String {
     format!(
-        "Mercury does not start with it; with HG_LOG_LEVEL=error in the environment it says why. Was Mercury built with \
-         the plugin of {}, and has this host its network?",
+        "Mercury's plugin {} does not start here; with HG_LOG_LEVEL=error in the environment it says why. It must be built \
+         into Mercury (spack.yaml says how), and this host must have its network; native+tcp works without",
         base(address.protocol())
     )
 }
