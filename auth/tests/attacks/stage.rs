@@ -1,7 +1,7 @@
 //! Where attacks take place: servers, clients, and the check that nothing came of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use margo_rs::{Buffer, Endpoint, Engine, ProviderId, RawCall, Rpc, RpcId, Wait};
@@ -30,8 +30,13 @@ pub(crate) const BOB: Identity = Identity { uid: 1502, gid: 160 };
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// What attacks go over: `native+tcp`, or the address in `MOCHI_TEST_TRANSPORT`, which has to stay on this host.
-fn transport() -> String {
+pub(crate) fn transport() -> String {
     std::env::var("MOCHI_TEST_TRANSPORT").unwrap_or_else(|_| "native+tcp://127.0.0.1".to_owned())
+}
+
+/// How many clients that is "many" for. An engine of libfabric's has some hundred MiB of buffers.
+pub(crate) fn many(clients: usize) -> usize {
+    if transport().starts_with("native+") { clients } else { clients.min(20) }
 }
 
 pub(crate) fn key_of(user: Identity) -> Key {
@@ -63,6 +68,8 @@ static TURN: Mutex<()> = Mutex::new(());
 /// A test's turn. When it ends, its engines have ended, and log no more.
 pub(crate) struct Stage {
     engines: Mutex<Vec<Engine>>,
+    /// The process of those who are honest.
+    honest: OnceLock<Engine>,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -70,7 +77,7 @@ impl Stage {
     pub(crate) fn enter() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         record::restart(false);
-        Self { engines: Mutex::default(), _turn: turn }
+        Self { engines: Mutex::default(), honest: OnceLock::new(), _turn: turn }
     }
 
     fn track(&self, engine: Engine) -> Engine {
@@ -119,9 +126,10 @@ impl Stage {
         Attacker { endpoint: self.client().lookup(site.address()).wait().expect("the server is there") }
     }
 
-    /// A session of a user, made directly.
+    /// A session of a user, made directly. All are of one process: to start one takes long over Mercury.
     pub(crate) fn connect(&self, site: &Site, user: Identity) -> Connection {
-        by_key(user).open(&self.client(), site.address()).wait().expect("a session")
+        let engine = self.honest.get_or_init(|| self.client());
+        by_key(user).open(engine, site.address()).wait().expect("a session")
     }
 }
 
