@@ -95,7 +95,8 @@ fn start_as(program: &Path, role: &str, protocol: &str) -> (Process, String) {
 
 fn client(protocol: &str) -> Engine {
     // A client of Mercury listens, too: on the loopback only.
-    Engine::builder(protocol).default_timeout(LONG).connect().expect("a client starts")
+    let options = Engine::builder(protocol).default_timeout(LONG).limits(|limits| limits.connect_timeout = LONG);
+    options.connect().expect("a client starts")
 }
 
 /// The provider serves as long as it is held.

@@ -58,10 +58,15 @@ pub(crate) fn run(fuzz_time: Duration, kill_time: Duration) -> Outcome {
     }
     // What else runs over Mercury where it is linked, besides the suites that know it themselves.
     for transport in MERCURY.iter().filter(|_| mochi_sys::LINKED) {
-        // Attacks look at what is in messages, whatever carries them; MOCHI_TEST_TRANSPORT takes them over Mercury, too,
-        // where an engine takes so much longer to start that they need many minutes.
-        let sessions = ["test", "--no-fail-fast", "-p", "mochi-auth", "--all-features", "--test", "sessions"];
-        step(&format!("sessions over {transport}"), cargo().args(sessions).env(TRANSPORT, transport));
+        let suites = ["-p", "mochi-auth", "--all-features", "--test", "sessions", "--test", "attacks"];
+        // A process for each test, where that can be had: over ofi+tcp, engines leave hundreds of MiB to the next test,
+        // which one of the attacks looks through.
+        let mut command = cargo();
+        match program("cargo-nextest") {
+            Some(_) => command.args(["nextest", "run", "--no-fail-fast"]),
+            None => command.args(["test", "--no-fail-fast"]),
+        };
+        step(&format!("sessions and attacks over {transport}"), command.args(suites).env(TRANSPORT, transport));
         let mut command = cargo();
         command.args(["test", "--no-fail-fast", "-p", "mochi-rs", "--test", "examples"]).env(TRANSPORT, transport);
         step(&format!("staged examples over {transport}"), &mut command);

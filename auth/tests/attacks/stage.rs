@@ -87,14 +87,18 @@ impl Stage {
 
     pub(crate) fn listen(&self) -> Engine {
         let options = Engine::builder(transport()).rpc_threads(2).default_timeout(LONG);
-        let options = options.limits(|limits| limits.shutdown_grace = Duration::ZERO);
+        let options = options.limits(|limits| {
+            limits.shutdown_grace = Duration::ZERO;
+            limits.connect_timeout = LONG;
+        });
         self.track(options.listen().wait().expect("listening works"))
     }
 
     /// A client process, as it were.
     pub(crate) fn client(&self) -> Engine {
         // Mercury's clients listen, too: where the server does.
-        self.track(Engine::builder(transport()).default_timeout(LONG).connect().expect("a client starts"))
+        let options = Engine::builder(transport()).default_timeout(LONG);
+        self.track(options.limits(|limits| limits.connect_timeout = LONG).connect().expect("a client starts"))
     }
 
     pub(crate) fn serve(&self, builder: AuthServerBuilder) -> Site {
