@@ -94,7 +94,18 @@ fn owner(address: &str, size: usize) -> (Engine, Region) {
     (server, region)
 }
 
+/// Whether Mercury says that a transfer has begun when its plugin has refused it, and then never says that it is over: it
+/// does not look at what `hg_bulk_transfer_na` returns, before 2.4.1. The memory stays taken, as the README says.
+fn loses_failed_transfers(address: &str) -> bool {
+    let is_old = mochi_sys::MERCURY_VERSION
+        .is_some_and(|version| ["2.2", "2.3", "2.4.0"].iter().any(|old| version.starts_with(old)));
+    is_old && address == NA_SM
+}
+
 fn an_owner_that_is_killed_ends_its_transfers(address: &str) {
+    if loses_failed_transfers(address) {
+        return println!("not tested: Mercury before 2.4.1 does not end transfers that na+sm refuses");
+    }
     let size = 60_000_000;
     let client = watchful(address).connect().unwrap();
     for round in 0..6u64 {
