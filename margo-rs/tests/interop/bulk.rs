@@ -152,8 +152,7 @@ fn data_of_a_thallium_client_is_moved(name: &'static str, protocol: &str) {
 
 /// Runs a client and sees that all it says is right.
 fn call_and_count(program: &Path, server: &Engine, right: usize) {
-    let Output { status, stdout, stderr } =
-        Command::new(program).args(["call", server.address().as_str()]).output().expect("the peer starts");
+    let Output { status, stdout, stderr } = super::call(program, server);
     let (told, log) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "{status}: {told}\n{log}");
     assert_eq!(told.lines().filter(|line| line.ends_with(": right")).count(), right, "{told}");
