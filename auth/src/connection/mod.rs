@@ -157,6 +157,9 @@ impl Connection {
     /// after. Calls that still wait for a place or for a session fail with [`CallError::Closed`] at once, without having been
     /// sent.
     ///
+    /// Over Mercury a close may overtake requests of more than about 4 KiB, and over its `na+sm` any beyond 64 in flight: such
+    /// calls are refused by the server, and fail with [`CallError::SessionLost`].
+    ///
     /// It takes no longer than the longest deadline of the calls in flight, or the default timeout if that is longer.
     /// Dropping the future stops the wait; the connection takes no calls all the same. Its sessions end, and handlers are
     /// waited for, when `close` is called again, which goes on where the first was given up; or they end when the last clone

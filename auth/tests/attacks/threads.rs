@@ -123,7 +123,8 @@ fn a_close_that_races_with_handlers_takes_nothing_from_them() {
             let callers: Vec<_> = (0..4)
                 .map(|_| {
                     let server = server.clone();
-                    scope.spawn(move || (0..20).map(|_| server.call(RUN, &()).start()).collect::<Vec<_>>())
+                    // Fewer than 64 in all: beyond that Mercury's na+sm does not keep their order, and a close may overtake some.
+                    scope.spawn(move || (0..12).map(|_| server.call(RUN, &()).start()).collect::<Vec<_>>())
                 })
                 .collect();
             let closing = scope.spawn(|| server.close().wait().expect("closed"));
