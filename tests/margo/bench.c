@@ -96,7 +96,8 @@ static margo_instance_id start(const char *address, int mode, const char *progre
     info.json_config = json;
     margo_instance_id mid = margo_init_ext(address, mode, &info);
     if (mid == MARGO_INSTANCE_NULL)
-        fail("Margo does not start");
+        fail("C Margo, which is the floor, does not start; with HG_LOG_LEVEL=error Mercury says why, and over na+sm files of "
+             "killed processes (/tmp/na_sm-*) may be in its way");
     return mid;
 }
 
