@@ -334,7 +334,7 @@ impl Engine {
     /// Gives memory to the engine, for peers to pull from or push into as `permission` says: whoever has the region's
     /// [`descriptor`](Region::descriptor), until the region is dropped or taken back.
     ///
-    /// Nothing is copied. See [`bulk`] for what memory can be given.
+    /// Nothing is copied. See [`bulk`](crate::bulk) for what memory can be given.
     ///
     /// # Errors
     /// The memory cannot be written though peers should, the transport cannot use it, or the engine has ended.
@@ -343,7 +343,7 @@ impl Engine {
     }
 
     /// Memory of `length` bytes, all zero, of the kind that the engine's transport moves with the fewest copies. To be
-    /// filled as a slice of bytes, then exposed or staged. See [`bulk`] for where that makes a difference.
+    /// filled as a slice of bytes, then exposed or staged. See [`bulk`](crate::bulk) for where that makes a difference.
     pub fn allocate(&self, length: usize) -> BulkMemory {
         BulkMemory::new(&*self.core().transport, length)
     }
