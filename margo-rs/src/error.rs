@@ -199,8 +199,14 @@ pub enum CallError {
         reason: String,
     },
     /// The deadline passed: the call may or may not have had its effect.
-    #[error("no answer within {after:?}")]
+    #[error("no answer to {} from {peer} within {after:?}", RpcName(*name, *rpc))]
     DeadlineExceeded {
+        /// The RPC.
+        rpc: RpcId,
+        /// Its name, if it was called by that.
+        name: Option<&'static str>,
+        /// The server.
+        peer: Address,
         /// The time given.
         after: Duration,
     },
@@ -301,6 +307,7 @@ impl CallError {
     /// The same of an RPC that was called by its name.
     pub(crate) fn named(mut self, rpc: &'static str) -> Self {
         if let CallError::Encode { name, .. }
+        | CallError::DeadlineExceeded { name, .. }
         | CallError::NoSuchRpc { name, .. }
         | CallError::Decode { name, .. }
         | CallError::MalformedResponse { name, .. } = &mut self

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use margo_rs::{Address, CallError, Endpoint, Engine, ProviderId};
+use margo_rs::{Address, Endpoint, Engine, ProviderId};
 use mochi_rs::program::{Outcome, print};
 use serde::Serialize;
 
@@ -78,12 +78,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// One question that every server answers: who it is. That it has no identity is an answer as well.
-async fn round_trip(server: &Endpoint, timeout: Duration) -> Result<Duration, CallError> {
+async fn round_trip(server: &Endpoint, timeout: Duration) -> Outcome<Duration> {
     let provider = server.provider(ProviderId::DEFAULT);
     let start = Instant::now();
     let answer = tokio::time::timeout(timeout, provider.identity()).await;
     let took = start.elapsed();
-    answer.map_err(|_| CallError::DeadlineExceeded { after: timeout })?.map(|_| took)
+    answer.map_err(|_| format!("no answer from {} within {timeout:?}", server.address()))??;
+    Ok(took)
 }
 
 impl Report {

@@ -206,13 +206,15 @@ impl SealedCall {
             State::InFlight(mut call) => {
                 call.note_sent();
                 let outcome = call.raw.wait();
-                let Self { inner, name, one_way, timeout, .. } = self;
-                let asked = Asked { endpoint: &inner.endpoint, rpc: *name, one_way: *one_way, timeout: *timeout };
-                asked.read(call.call, &call.ticket.live, outcome, read)
+                self.asked().read(call.call, &call.ticket.live, outcome, read)
             }
             State::Failed(error) => Err(error),
             _ => panic!("call waited for after it was done"),
         }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { endpoint: &self.inner.endpoint, rpc: self.name, one_way: self.one_way, timeout: self.timeout }
     }
 
     fn failure(&mut self) -> CallError {
@@ -250,8 +252,8 @@ impl SealedCall {
                 }
                 Some(Err(error)) => self.state = State::Failed(error),
                 None => {
-                    let error = margo_rs::CallError::DeadlineExceeded { after: self.timeout };
-                    self.state = State::Failed(error.into());
+                    let error = self.asked().late();
+                    self.state = State::Failed(error);
                 }
             }
         }
@@ -310,6 +312,14 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// No answer in the time that was given.
+    fn late(&self) -> CallError {
+        let RpcName { name, provider } = self.rpc;
+        let peer = self.endpoint.address().clone();
+        let rpc = RpcId::new(name, provider);
+        margo_rs::CallError::DeadlineExceeded { rpc, name: Some(name), peer, after: self.timeout }.into()
+    }
+
     /// Opens the answer; `call` is there once.
     fn read<T>(
         &self,
@@ -321,9 +331,7 @@ impl Asked<'_> {
         let mut answer = match outcome {
             Ok(answer) => Wiped::new(answer),
             // The time that the user gave, not what was left of it when the request was sent.
-            Err(margo_rs::CallError::DeadlineExceeded { .. }) => {
-                return Err(margo_rs::CallError::DeadlineExceeded { after: self.timeout }.into());
-            }
+            Err(margo_rs::CallError::DeadlineExceeded { .. }) => return Err(self.late()),
             Err(other) => return Err(other.into()),
         };
         if self.one_way {

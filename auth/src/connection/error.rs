@@ -249,7 +249,12 @@ mod tests {
             assert_eq!(error.blame(), blame, "{error}");
             assert_eq!(CallError::NoSession(Arc::new(error)).blame(), blame);
         }
-        let late = margo_rs::CallError::DeadlineExceeded { after: Duration::ZERO };
+        let late = margo_rs::CallError::DeadlineExceeded {
+            rpc: margo_rs::RpcId::new("greet", ProviderId::DEFAULT),
+            name: Some("greet"),
+            peer: address(),
+            after: Duration::ZERO,
+        };
         let calling = [
             (CallError::Transport(late), Blame::Time),
             (CallError::Transport(unreachable().into()), Blame::Network),

@@ -202,7 +202,7 @@ impl BulkError {
     pub(crate) fn from_call(error: CallError, peer: &Address) -> Self {
         match error {
             CallError::Transfer(error) => Self::from_transfer(error, peer),
-            CallError::DeadlineExceeded { after } => BulkError::DeadlineExceeded { after },
+            CallError::DeadlineExceeded { after, .. } => BulkError::DeadlineExceeded { after },
             CallError::Unreachable(error) => BulkError::Unreachable(error),
             CallError::ConnectionLost { peer, reason } => BulkError::ConnectionLost { peer, reason },
             CallError::WouldDeadlock => BulkError::WouldDeadlock,

@@ -1,7 +1,7 @@
 //! A call from its start to its end.
 
 use super::peer::Peer;
-use super::table::{Begin, Outcome};
+use super::table::{Begin, Outcome, Wanted};
 use crate::buffer::Buffer;
 use crate::bulk::Transfer;
 use crate::codec::{self, EncodeError};
@@ -263,7 +263,9 @@ impl RawCall {
             if waited {
                 self.peer.wake_waiting();
             }
-            return Poll::Ready(Err(Box::new(CallError::DeadlineExceeded { after: self.timeout })));
+            let peer = self.peer.address().clone();
+            let late = CallError::DeadlineExceeded { rpc: self.rpc, name: None, peer, after: self.timeout };
+            return Poll::Ready(Err(Box::new(late)));
         }
         // The link that it waited for may have failed to come up. Another attempt is for the next call: this one would
         // try until its deadline.
@@ -276,7 +278,7 @@ impl RawCall {
             Unsent::Transfer(_) => 0,
         };
         let begun = self.peer.link().map(|link| {
-            let begun = link.calls.begin(bytes, deadline, self.timeout, cx.waker());
+            let begun = link.calls.begin(Wanted { rpc: self.rpc, bytes, deadline, timeout: self.timeout }, cx.waker());
             (link, begun)
         });
         let (link, id) = match begun {

@@ -1,8 +1,10 @@
 //! The calls in flight on one link.
 
 use super::waiting::Waiting;
+use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::error::CallError;
+use crate::rpc::RpcId;
 use crate::transport::{CallId, PeerLimits};
 use parking_lot::Mutex;
 use std::task::{Poll, Waker};
@@ -13,6 +15,7 @@ pub(crate) type Outcome = Result<Buffer, Box<CallError>>;
 
 /// Slots of calls in flight; a call's id is its slot and the slot's generation, so that late responses match nothing.
 pub(crate) struct CallTable {
+    peer: Address,
     inner: Mutex<Inner>,
 }
 
@@ -43,11 +46,20 @@ struct Slot {
 }
 
 struct Entry {
-    deadline: Instant,
-    timeout: Duration,
-    bytes: u64,
+    call: Wanted,
     waker: Option<Waker>,
     outcome: Option<Outcome>,
+}
+
+/// A call that asks for a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted {
+    pub(crate) rpc: RpcId,
+    /// Bytes of its payload.
+    pub(crate) bytes: u64,
+    pub(crate) deadline: Instant,
+    /// The time that was given until then.
+    pub(crate) timeout: Duration,
 }
 
 /// What came of asking for a slot.
@@ -61,8 +73,9 @@ pub(crate) enum Begin {
 }
 
 impl CallTable {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(peer: Address) -> Self {
         Self {
+            peer,
             inner: Mutex::new(Inner {
                 slots: Vec::new(),
                 free: Vec::new(),
@@ -75,21 +88,21 @@ impl CallTable {
         }
     }
 
-    /// Takes a slot for a call with a payload of `bytes`. The waker is called when there may be room, if there is none,
+    /// Takes a slot for a call. The waker is called when there may be room, if there is none,
     /// or else when the call has its outcome.
-    pub(crate) fn begin(&self, bytes: u64, deadline: Instant, timeout: Duration, waker: &Waker) -> Begin {
+    pub(crate) fn begin(&self, call: Wanted, waker: &Waker) -> Begin {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         match &inner.state {
             State::Lost(error) => return Begin::Failed(error.clone()),
-            State::Up(limits) if bytes > limits.max_message => {
-                return Begin::Failed(Box::new(CallError::TooLarge { size: bytes, max: limits.max_message }));
+            State::Up(limits) if call.bytes > limits.max_message => {
+                return Begin::Failed(Box::new(CallError::TooLarge { size: call.bytes, max: limits.max_message }));
             }
             State::Up(limits)
                 if inner.in_flight < limits.max_in_flight
-                    && (inner.bytes == 0 || inner.bytes + bytes <= limits.max_bytes) => {}
+                    && (inner.bytes == 0 || inner.bytes + call.bytes <= limits.max_bytes) => {}
             State::Up(_) | State::Connecting => {
-                inner.wait(waker, deadline);
+                inner.wait(waker, call.deadline);
                 return Begin::Wait;
             }
         }
@@ -102,9 +115,9 @@ impl CallTable {
             }
         };
         let slot = &mut inner.slots[index as usize];
-        slot.call = Some(Entry { deadline, timeout, bytes, waker: keep(waker), outcome: None });
+        slot.call = Some(Entry { call, waker: keep(waker), outcome: None });
         inner.in_flight += 1;
-        inner.bytes += bytes;
+        inner.bytes += call.bytes;
         Begin::Id(CallId(u64::from(slot.generation) << 32 | u64::from(index)))
     }
 
@@ -142,7 +155,7 @@ impl CallTable {
         }
         entry.outcome = Some(outcome());
         let waker = entry.waker.take();
-        let bytes = entry.bytes;
+        let bytes = entry.call.bytes;
         let woken = inner.make_room(1, bytes);
         drop(inner);
         if let Some(waker) = waker {
@@ -156,7 +169,7 @@ impl CallTable {
         let mut inner = self.inner.lock();
         let Some(entry) = inner.entry(id) else { return false };
         let was_waiting = entry.outcome.is_none();
-        let bytes = entry.bytes;
+        let bytes = entry.call.bytes;
         inner.free(id);
         // One that has ended made room then: how long its caller takes to look is nothing to the peer.
         let woken = if was_waiting { inner.make_room(1, bytes) } else { Vec::new() };
@@ -192,13 +205,16 @@ impl CallTable {
         let mut inner = self.inner.lock();
         for (index, slot) in inner.slots.iter_mut().enumerate() {
             let Some(entry) = slot.call.as_mut().filter(|entry| entry.outcome.is_none()) else { continue };
-            if entry.deadline <= now {
-                entry.outcome = Some(Err(Box::new(CallError::DeadlineExceeded { after: entry.timeout })));
+            let Wanted { rpc, deadline, timeout, .. } = entry.call;
+            if deadline <= now {
+                let peer = self.peer.clone();
+                let late = CallError::DeadlineExceeded { rpc, name: None, peer, after: timeout };
+                entry.outcome = Some(Err(Box::new(late)));
                 wakers.extend(entry.waker.take());
-                bytes += entry.bytes;
+                bytes += entry.call.bytes;
                 expired.push(CallId(u64::from(slot.generation) << 32 | index as u64));
             } else {
-                next = Some(next.map_or(entry.deadline, |next| next.min(entry.deadline)));
+                next = Some(next.map_or(deadline, |next| next.min(deadline)));
             }
         }
         let (late, next_late) = inner.waiting.expire(now);
@@ -336,12 +352,20 @@ fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::ProviderId;
 
     const LIMITS: PeerLimits = PeerLimits { max_in_flight: 2, max_message: 100, max_bytes: 150 };
 
+    const RPC: RpcId = RpcId::new("sum", ProviderId::DEFAULT);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn peer() -> Address {
+        "native+tcp://127.0.0.1:4711".parse().unwrap()
+    }
+
     fn begin(table: &CallTable, bytes: u64) -> Begin {
-        let now = Instant::now();
-        table.begin(bytes, now + Duration::from_secs(1), Duration::from_secs(1), Waker::noop())
+        let call = Wanted { rpc: RPC, bytes, deadline: Instant::now() + SECOND, timeout: SECOND };
+        table.begin(call, Waker::noop())
     }
 
     fn id(begin: Begin) -> CallId {
@@ -354,7 +378,7 @@ mod tests {
 
     #[test]
     fn calls_wait_for_the_link_and_then_for_room() {
-        let table = CallTable::new();
+        let table = CallTable::new(peer());
         assert!(matches!(begin(&table, 1), Begin::Wait));
         table.come_up(LIMITS);
         let first = id(begin(&table, 100));
@@ -368,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_late_or_second_response_matches_nothing() {
-        let table = CallTable::new();
+        let table = CallTable::new(peer());
         table.come_up(LIMITS);
         let old = id(begin(&table, 1));
         assert!(table.forget(old));
@@ -386,20 +410,22 @@ mod tests {
 
     #[test]
     fn expired_call_releases_its_slot() {
-        let table = CallTable::new();
+        let table = CallTable::new(peer());
         table.come_up(LIMITS);
         let call = id(begin(&table, 1));
         let (expired, next) = table.expire(Instant::now());
         assert!(expired.is_empty() && next.is_some());
         let (expired, next) = table.expire(Instant::now() + Duration::from_secs(2));
         assert_eq!((expired, next), (vec![call], None));
-        assert!(matches!(table.poll(call, Waker::noop()), Poll::Ready(Err(_))));
+        let Poll::Ready(Err(error)) = table.poll(call, Waker::noop()) else { panic!("it is over") };
+        let words = error.named("sum").to_string();
+        assert_eq!(words, "no answer to \"sum\" from native+tcp://127.0.0.1:4711 within 1s");
         assert_eq!(table.in_flight(), 0);
     }
 
     #[test]
     fn a_lost_link_ends_every_call_with_the_reason() {
-        let table = CallTable::new();
+        let table = CallTable::new(peer());
         table.come_up(LIMITS);
         let calls = [id(begin(&table, 1)), id(begin(&table, 1))];
         table.lose(CallError::ShutDown);

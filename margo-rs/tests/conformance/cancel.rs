@@ -66,15 +66,19 @@ fn guard(server: &Engine) -> Arc<AtomicUsize> {
 
 fn assert_times_out(to: &Endpoint) {
     match to.call(HANG, &()).timeout(SHORT).wait() {
-        Err(error @ CallError::DeadlineExceeded { after: SHORT }) => assert_eq!(error.blame(), Blame::Time),
+        Err(error @ CallError::DeadlineExceeded { after: SHORT, .. }) => {
+            assert_eq!(error.blame(), Blame::Time);
+            let (name, peer) = (HANG.name(), to.address());
+            assert_eq!(error.to_string(), format!("no answer to {name:?} from {peer} within {SHORT:?}"));
+        }
         other => panic!("{other:?}"),
     }
     match in_tokio(to.call(HANG, &()).timeout(SHORT)) {
-        Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::DeadlineExceeded { after: SHORT, .. }) => {}
         other => panic!("{other:?}"),
     }
     match to.call(HANG, &()).timeout(SHORT).start().wait() {
-        Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::DeadlineExceeded { after: SHORT, .. }) => {}
         other => panic!("{other:?}"),
     }
     let calls: Vec<_> = (0..50).map(|_| to.call(HANG, &()).timeout(SHORT).start()).collect();
@@ -111,13 +115,13 @@ fn a_deadline_holds_while_connecting(setup: Setup) {
     let _silent = Stranger::taking_over(setup, &location);
     comes_to("no connection is left", || pair.client.load(), |load| load.links == 0);
     match pair.to.call(SUM, &(1, 1)).timeout(SHORT).wait() {
-        Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::DeadlineExceeded { after: SHORT, .. }) => {}
         // libfabric may notice that it is somebody else.
         Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
     match in_tokio(pair.to.call(SUM, &(1, 1)).timeout(SHORT)) {
-        Err(CallError::DeadlineExceeded { after: SHORT }) => {}
+        Err(CallError::DeadlineExceeded { after: SHORT, .. }) => {}
         Err(CallError::Unreachable(_)) if setup.is_mercury() => {}
         other => panic!("{other:?}"),
     }
@@ -136,7 +140,7 @@ fn each_call_has_its_own_deadline_while_it_waits(setup: Setup) {
             short.as_mut().poll(cx)
         })
         .await;
-        assert!(matches!(ended, Err(CallError::DeadlineExceeded { after: SHORT })), "{ended:?}");
+        assert!(matches!(ended, Err(CallError::DeadlineExceeded { after: SHORT, .. })), "{ended:?}");
         drop(first);
         assert_eq!(long.await.unwrap(), 2);
     });
@@ -176,7 +180,7 @@ fn a_timeout_of_zero_sends_nothing(setup: Setup) {
     let pair = setup.pair();
     let alive = guard(&pair.server);
     let error = pair.to.call(GUARDED, &()).timeout(Duration::ZERO).wait().unwrap_err();
-    assert!(matches!(error, CallError::DeadlineExceeded { after: Duration::ZERO }));
+    assert!(matches!(error, CallError::DeadlineExceeded { after: Duration::ZERO, .. }));
     assert_eq!(pair.to.call(SUM, &(1, 2)).wait().unwrap(), 3);
     assert_eq!(alive.load(Ordering::SeqCst), 0);
     pair.assert_healthy();
