@@ -32,6 +32,10 @@ pub struct Limits {
     pub max_queued: usize,
     /// Connections accepted at a time. Default 65,536 (the descriptor limit of the process may be lower).
     pub max_connections: usize,
+    /// Of these, connections of one user of this node, over `native+sm`, where the kernel says whose they are: no neighbour
+    /// can take the places of all others. Each costs a descriptor, of which a process often has 1024 (`ulimit -n`), and
+    /// 132 KiB. Default 4096.
+    pub max_connections_per_user: usize,
     /// Time a new connection has for its handshake. Default 5 s.
     pub handshake_timeout: Duration,
     /// Time a connection attempt may take. Default 5 s.
@@ -74,6 +78,7 @@ impl Default for Limits {
             max_bytes_total: 1 << 30,
             max_queued: 64 << 20,
             max_connections: 65_536,
+            max_connections_per_user: 4096,
             handshake_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(5),
             keepalive: Duration::from_secs(10),

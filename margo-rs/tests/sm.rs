@@ -34,7 +34,10 @@ fn watchdog(name: &'static str) -> Watchdog {
 }
 
 fn serve() -> Engine {
-    let limits = |limits: &mut margo_rs::Limits| limits.max_message = 4 << 20;
+    serve_within(|limits| limits.max_message = 4 << 20)
+}
+
+fn serve_within(limits: impl FnOnce(&mut margo_rs::Limits)) -> Engine {
     let server = Engine::builder("native+sm").limits(limits).rpc_threads(2).listen().wait().unwrap();
     server.register(SUM, |_, (a, b)| async move { Ok(a + b) }).unwrap();
     server.register(FROM, |request, ()| async move { Ok(request.peer().to_string()) }).unwrap();
@@ -332,6 +335,29 @@ fn a_server_of_another_user_than_the_address_says_is_not_talked_to() {
     assert!(matches!(&error, ConnectError::Handshake { .. }), "{error:?}");
     assert!(error.to_string().contains("uid 0") && error.to_string().contains(&carol.to_string()), "{error}");
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn one_user_cannot_take_the_places_of_others() {
+    let _watchdog = watchdog("one_user_cannot_take_the_places_of_others");
+    let few = |limits: &mut margo_rs::Limits| limits.max_connections_per_user = 2;
+    let server = serve_within(few);
+    let address = server.address().as_str();
+    let links = [reach(address), reach(address)];
+    let third = Engine::connect("native+sm").unwrap();
+    assert!(third.lookup(address).wait().is_err());
+    if own_uid() == 0 {
+        let carol = 54_324;
+        let hers = Process::start_as(carol, &format!("call {address}"));
+        assert_eq!(hers.says, format!("({carol}, {carol}) at 0"), "another user has places of her own");
+    } else {
+        println!("another user: only root can try that");
+    }
+    for (_client, to) in &links {
+        assert_eq!(to.call(SUM, &(1, 2)).wait().unwrap(), 3, "those who are there stay");
+    }
+    drop(links);
+    comes_to("there is room again", || third.lookup(address).wait().is_ok(), |there_is| *there_is);
 }
 
 #[test]

@@ -53,6 +53,8 @@ limits! {
     max_queued: usize = max_queued;
     /// [`Limits::max_connections`].
     max_connections: usize = max_connections;
+    /// [`Limits::max_connections_per_user`].
+    max_connections_per_user: usize = max_connections_per_user;
     /// [`Limits::handshake_timeout`].
     handshake_timeout_msec: u64 = handshake_timeout as msec;
     /// [`Limits::connect_timeout`].

@@ -357,6 +357,7 @@ fn check_limits(limits: &Limits) -> Result<(), ListenError> {
         ("max_in_flight", limits.max_in_flight as u64),
         ("max_in_flight_total", limits.max_in_flight_total as u64),
         ("max_connections", limits.max_connections as u64),
+        ("max_connections_per_user", limits.max_connections_per_user as u64),
     ];
     for (name, limit) in at_least_one {
         if limit == 0 {

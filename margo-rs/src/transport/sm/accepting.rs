@@ -50,16 +50,15 @@ impl Shared {
     }
 
     fn take_in(self: &Arc<Self>, socket: rustix::fd::OwnedFd) -> io::Result<()> {
-        if self.accepted.load(Ordering::Relaxed) >= self.allowances.limits.max_connections {
-            return Err(io::Error::other("too many connections"));
-        }
         let connection = Connection::accepted(self, self.new_token(), socket)?;
+        let uid = connection.guest().expect("the kernel has said whose it is");
+        self.places.take(uid, &self.allowances.limits).map_err(io::Error::other)?;
         self.connections.lock().insert(connection.token, connection.clone());
         if let Err(error) = self.watch(&connection) {
             self.connections.lock().remove(&connection.token);
+            self.places.give_back(uid);
             return Err(error);
         }
-        self.accepted.fetch_add(1, Ordering::Relaxed);
         self.add_timer(self.allowances.limits.handshake_timeout, connection.token, Watch::Handshake);
         // Its hello may be here already, noticed by epoll or not.
         self.list_ready(connection.token);

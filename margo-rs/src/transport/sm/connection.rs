@@ -225,6 +225,11 @@ impl Connection {
         self.phase.load(Ordering::Acquire) == phase::CONNECTING
     }
 
+    /// The user of a peer that opened it.
+    pub(super) fn guest(&self) -> Option<u32> {
+        self.credentials.get().filter(|_| self.accepted).map(|user| user.uid)
+    }
+
     /// Whether the peer opened it.
     pub(super) fn was_accepted(&self) -> bool {
         self.accepted

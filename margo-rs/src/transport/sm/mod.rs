@@ -17,6 +17,7 @@ mod loan;
 mod location;
 mod memory;
 mod patience;
+mod places;
 mod polling;
 mod ring;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use self::connection::{Connection, Target};
 use self::loan::Loans;
 use self::loan::lendable::{LendableMemory, Lending};
 use self::location::Listener;
+use self::places::Places;
 use super::allowances::Allowances;
 use super::poller::{HANGUP, Poller};
 use super::restraint::Restrained;
@@ -46,7 +48,7 @@ use rustix::net::SocketAddrUnix;
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -77,7 +79,8 @@ struct Shared {
     out_of_descriptors: AtomicBool,
     warnings: Warnings,
     closed: AtomicBool,
-    accepted: AtomicUsize,
+    /// Of the links that peers have opened.
+    places: Places,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     next_token: AtomicU64,
     /// Something is in `ready` or `ended`.
@@ -181,7 +184,7 @@ impl SmTransport {
 
     /// Links that peers have opened, and that are being opened.
     pub(super) fn accepted(&self) -> usize {
-        self.shared.accepted.load(Ordering::Relaxed)
+        self.shared.places.taken()
     }
 
     /// Whether there are links, or peers that want one.
@@ -239,7 +242,7 @@ impl SmTransport {
             out_of_descriptors: AtomicBool::new(false),
             warnings: Warnings::new(Instant::now()),
             closed: AtomicBool::new(false),
-            accepted: AtomicUsize::new(0),
+            places: Places::default(),
             listener,
             connections: Mutex::new(HashMap::new()),
             next_token: AtomicU64::new(LISTENER + 1),

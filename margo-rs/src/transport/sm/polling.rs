@@ -137,8 +137,8 @@ impl Shared {
         polling.active.retain(|active| !active.connection.is_closed());
         for connection in ended {
             connection.clear_inbox();
-            if connection.was_accepted() {
-                self.accepted.fetch_sub(1, Ordering::Relaxed);
+            if let Some(uid) = connection.guest() {
+                self.places.give_back(uid);
             }
         }
     }
