@@ -72,6 +72,7 @@ pub mod tcp;
 mod allowances;
 mod choose;
 mod intake;
+mod lifecycle;
 mod loopback;
 mod outgoing;
 mod pace;

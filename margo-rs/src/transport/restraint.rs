@@ -6,6 +6,7 @@
 //! read: timers look after both.
 
 use super::intake::Holder;
+use super::lifecycle::Ending;
 use super::outgoing::{BulkStep, Outgoing, WrongTransfer};
 use super::pace::Pace;
 use super::timers::Watch;
@@ -13,11 +14,12 @@ use super::{CallId, Flush, Link, LinkEvents};
 use crate::bulk::TransferError;
 use crate::wire::Event;
 use parking_lot::MappedMutexGuard;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The reason when the peer began a message and sends nothing more.
 pub(super) const STALLED: &str = "the peer stopped in the middle of a message";
+/// The reason when the peer takes nothing of what is written.
+pub(super) const UNREAD: &str = "the peer reads nothing any more";
 /// The reason when memory is short and the peer does not read the answers that hold it.
 pub(super) const HOARDED: &str = "the peer does not read its answers, and others need the memory";
 
@@ -93,13 +95,11 @@ impl Restraint {
 }
 
 /// A link, as far as that is concerned.
-pub(super) trait Restrained: Link + Sized {
+pub(super) trait Restrained: Ending + Link + Sized {
     fn restraint(&self) -> &Restraint;
 
     /// Locks the writing half.
     fn outgoing(&self) -> MappedMutexGuard<'_, Outgoing>;
-
-    fn is_closed(&self) -> bool;
 
     /// Whether nothing can be written any more, although the link is not closed.
     fn is_unwritable(&self) -> bool;
@@ -109,9 +109,6 @@ pub(super) trait Restrained: Link + Sized {
 
     /// Has `watch` looked after, when the time for it is over.
     fn look_after(&self, watch: Watch);
-
-    /// Who is told of what happens; nobody once the link is lost.
-    fn events(&self) -> Option<Arc<dyn LinkEvents>>;
 
     /// Takes notice of what arrived for bulk transfers.
     fn handle_bulk(&self, event: Event<'_>, events: &dyn LinkEvents) -> Result<(), WrongTransfer> {
@@ -152,7 +149,7 @@ pub(super) trait Restrained: Link + Sized {
             return;
         }
         self.schedule(Flush::Later);
-        let Some(events) = self.events() else { return };
+        let Some(events) = self.lifecycle().events() else { return };
         for call in withdrawn {
             events.on_transferred(CallId(call), Err(TransferError::LocalRevoked));
         }
@@ -173,7 +170,7 @@ pub(super) trait Restrained: Link + Sized {
     /// after the same time.
     fn check_progress(&self) -> bool {
         let restraint = self.restraint();
-        if !restraint.mid_message.load(Ordering::Relaxed) || self.is_closed() {
+        if !restraint.mid_message.load(Ordering::Relaxed) || self.lifecycle().is_closed() {
             restraint.read.unwatch();
             return false;
         }
@@ -189,7 +186,7 @@ pub(super) trait Restrained: Link + Sized {
     fn check_reader(&self) -> bool {
         let outgoing = self.outgoing();
         let restraint = self.restraint();
-        if !outgoing.requests_held || self.is_closed() {
+        if !outgoing.requests_held || self.lifecycle().is_closed() {
             restraint.written.unwatch();
             return false;
         }

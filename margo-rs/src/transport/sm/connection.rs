@@ -8,8 +8,9 @@ mod sending;
 use self::lending::{Copying, DataWay};
 use self::receiving::Up;
 use super::super::PeerCredentials;
+use super::super::lifecycle::{Ending, Lifecycle};
 use super::super::outgoing::Outgoing;
-use super::super::restraint::{HOARDED, Restrained, Restraint, STALLED};
+use super::super::restraint::{Restrained, Restraint};
 use super::super::same_node::Offer;
 use super::super::timers::Watch;
 use super::Shared;
@@ -22,7 +23,6 @@ use super::socket::Socket;
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
-use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents};
 use crate::wire::{RequestHead, WriteJob};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
@@ -30,49 +30,25 @@ use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::SocketAddrUnix;
 use std::collections::VecDeque;
-use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Bytes of the ring that we write, per connection.
 const RING: usize = 128 * 1024;
-/// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
-const CLOSED_BY_PEER: &str = "the peer closed the connection";
-/// How the reason begins when the peer broke the protocol.
-const PROTOCOL_ERROR: &str = "protocol error";
-/// The reason when the peer takes nothing out of the ring.
-const UNREAD: &str = "the peer reads nothing any more";
-
-/// Phases of a connection, in order.
-mod phase {
-    /// The server's queue was full so far.
-    pub(super) const CONNECTING: u8 = 0;
-    /// Connected; the peer's hello is awaited.
-    pub(super) const GREETING: u8 = 1;
-    /// Requests and responses flow.
-    pub(super) const UP: u8 = 2;
-    /// Over.
-    pub(super) const CLOSED: u8 = 3;
-}
 
 /// A connection, ours or the peer's.
 pub(super) struct Connection {
     /// Its place in the transport's table.
     pub(super) token: u64,
     pub(super) socket: Socket,
-    peer: Address,
+    lifecycle: Lifecycle,
     /// Of the other end, once connected.
     credentials: OnceLock<PeerCredentials>,
     /// For those that we open.
     to: Option<Target>,
-    /// The peer opened it.
-    accepted: bool,
-    phase: AtomicU8,
     shared: Weak<Shared>,
     this: Weak<Connection>,
-    /// Takes the events; gone once the connection is lost.
-    events: Mutex<Option<Arc<dyn LinkEvents>>>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Inbox>,
     /// What the peer has of ours.
@@ -160,7 +136,7 @@ impl Connection {
         let connection = Self::new(shared, token, peer, None, None);
         let _ = connection.credentials.set(credentials);
         connection.socket.set(socket);
-        connection.phase.store(phase::GREETING, Ordering::Release);
+        connection.lifecycle.begin_greeting();
         Ok(connection)
     }
 
@@ -185,14 +161,11 @@ impl Connection {
         Arc::new_cyclic(|this| Self {
             token,
             socket: Socket::default(),
-            peer,
             credentials: OnceLock::new(),
-            accepted: to.is_none(),
+            lifecycle: Lifecycle::new(peer, to.is_none(), events),
             to,
-            phase: AtomicU8::new(phase::CONNECTING),
             shared: Arc::downgrade(shared),
             this: this.clone(),
-            events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
                 outgoing: shared.allowances.outgoing(),
                 job: WriteJob::default(),
@@ -216,27 +189,9 @@ impl Connection {
         })
     }
 
-    /// Whether the handshake is over, one way or the other.
-    pub(super) fn is_past_handshake(&self) -> bool {
-        self.phase.load(Ordering::Acquire) >= phase::UP
-    }
-
-    pub(super) fn is_connecting(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::CONNECTING
-    }
-
     /// The user of a peer that opened it.
     pub(super) fn guest(&self) -> Option<u32> {
-        self.credentials.get().filter(|_| self.accepted).map(|user| user.uid)
-    }
-
-    /// Whether the peer opened it.
-    pub(super) fn was_accepted(&self) -> bool {
-        self.accepted
-    }
-
-    pub(super) fn is_up(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::UP
+        self.credentials.get().filter(|_| self.lifecycle.was_accepted()).map(|user| user.uid)
     }
 
     /// The shared memory, for whoever looks at it all the time.
@@ -244,57 +199,25 @@ impl Connection {
         self.outbox.lock().writer.as_ref().map(|writer| writer.lane.clone())
     }
 
-    fn fail_connecting(&self, error: io::Error) {
-        let source = Arc::new(error);
-        self.end(LinkError::Connect(ConnectError::Unreachable { address: self.peer.clone(), source }));
+    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
+    pub(super) fn clear_inbox(&self) {
+        *self.inbox.lock() = Inbox::Closed;
+    }
+}
+
+impl Ending for Connection {
+    fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
     }
 
-    /// The attempt to connect has failed.
-    pub(super) fn give_up(&self, error: ConnectError) {
-        self.end(LinkError::Connect(error));
+    fn may_warn(&self, error: &LinkError) -> bool {
+        let Some(shared) = self.shared.upgrade() else { return false };
+        // Whoever brings an offer has another way, and may have taken it meanwhile.
+        let has_another_way = matches!(error, LinkError::Connect(_)) && shared.door.get().is_some();
+        !has_another_way && shared.warnings.allow(Instant::now())
     }
 
-    /// The peer's handshake was not acceptable.
-    fn refuse(&self, reason: String) {
-        self.end(LinkError::Connect(ConnectError::Handshake { address: self.peer.clone(), reason }));
-    }
-
-    /// The handshake or the connection attempt took too long.
-    pub(super) fn time_out(&self, after: Duration) {
-        self.end(LinkError::Connect(ConnectError::Timeout { address: self.peer.clone(), after }));
-    }
-
-    /// Ends the connection after it failed or was closed.
-    pub(super) fn fail(&self, reason: &str) {
-        if self.is_past_handshake() {
-            self.end(LinkError::Lost(reason.to_owned()));
-        } else {
-            self.refuse(reason.to_owned());
-        }
-    }
-
-    fn end(&self, error: LinkError) {
-        if self.phase.swap(phase::CLOSED, Ordering::AcqRel) == phase::CLOSED {
-            return;
-        }
-        let reason = match &error {
-            LinkError::Connect(error) => error.to_string(),
-            LinkError::Lost(reason) => reason.clone(),
-        };
-        let shared = self.shared.upgrade();
-        let worth_a_warning = match &error {
-            // Whoever brings an offer has another way, and may have taken it meanwhile.
-            LinkError::Connect(_) if shared.as_ref().is_some_and(|shared| shared.door.get().is_some()) => false,
-            LinkError::Connect(_) => self.accepted && !reason.ends_with(CLOSED_BY_PEER),
-            LinkError::Lost(reason) => {
-                reason.starts_with(PROTOCOL_ERROR) || [STALLED, UNREAD, HOARDED].contains(&reason.as_str())
-            }
-        };
-        if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
-            tracing::warn!(peer = %self.peer, reason, "connection closed");
-        } else {
-            tracing::debug!(peer = %self.peer, reason, "connection ended");
-        }
+    fn release(&self) {
         let mut outbox = self.outbox.lock();
         outbox.outgoing.clear();
         outbox.job = WriteJob::default();
@@ -302,19 +225,10 @@ impl Connection {
         outbox.writer = None;
         drop(outbox);
         self.end_loans();
-        if let Some(shared) = &shared {
+        if let Some(shared) = self.shared.upgrade() {
             shared.remove(self);
         }
         self.socket.close();
-        let events = self.events.lock().take();
-        if let Some(events) = events {
-            events.on_lost(&error);
-        }
-    }
-
-    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
-    pub(super) fn clear_inbox(&self) {
-        *self.inbox.lock() = Inbox::Closed;
     }
 }
 
@@ -325,10 +239,6 @@ impl Restrained for Connection {
 
     fn outgoing(&self) -> MappedMutexGuard<'_, Outgoing> {
         MutexGuard::map(self.outbox.lock(), |outbox| &mut outbox.outgoing)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::CLOSED
     }
 
     fn is_unwritable(&self) -> bool {
@@ -353,15 +263,11 @@ impl Restrained for Connection {
             shared.look_after(self.token, watch);
         }
     }
-
-    fn events(&self) -> Option<Arc<dyn LinkEvents>> {
-        self.events.lock().clone()
-    }
 }
 
 impl Link for Connection {
     fn peer(&self) -> &Address {
-        &self.peer
+        self.lifecycle.peer()
     }
 
     fn peer_credentials(&self) -> Option<PeerCredentials> {
@@ -393,7 +299,7 @@ impl Link for Connection {
             drop(outbox);
             return self.after_direct(ringing);
         }
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             return;
         }
         outbox.outgoing.queue.response(call.0, payload);
@@ -404,7 +310,7 @@ impl Link for Connection {
     }
 
     fn cancel(&self, call: CallId) {
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             return;
         }
         self.outgoing().cancel(call.0);
@@ -414,7 +320,7 @@ impl Link for Connection {
     fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
         let way = self.way_of(&transfer);
         let mut outbox = self.outbox.lock();
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             // The link's end is the transfer's, and has been told or is about to be.
             return Ok(());
         }

@@ -33,6 +33,7 @@ use self::loan::lendable::{LendableMemory, Lending};
 use self::location::Listener;
 use self::places::Places;
 use super::allowances::Allowances;
+use super::lifecycle::Ending;
 use super::poller::{HANGUP, Poller};
 use super::restraint::Restrained;
 use super::same_node::{Door, Offer};
@@ -385,8 +386,8 @@ impl Transport for SmTransport {
             let connection = connections.get(&token);
             match watch {
                 Watch::Accepting => true,
-                Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
-                Watch::Connecting => connection.is_some_and(|connection| connection.is_connecting()),
+                Watch::Handshake => connection.is_some_and(|connection| !connection.lifecycle().is_past_handshake()),
+                Watch::Connecting => connection.is_some_and(|connection| connection.lifecycle().is_connecting()),
                 Watch::Message => connection.is_some_and(|connection| connection.restraint().is_message_watched()),
                 Watch::Answers => connection.is_some_and(|connection| connection.restraint().is_reader_watched()),
                 Watch::Reading => connection.is_some_and(|connection| connection.is_watched_for_reading()),

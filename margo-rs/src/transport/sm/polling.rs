@@ -1,5 +1,6 @@
 //! What whoever polls does, in turns: writes what waits, looks at the links in use, asks epoll, runs timers.
 
+use super::super::lifecycle::Ending;
 use super::super::restraint::Restrained;
 use super::super::timers::Watch;
 use super::active::Polling;
@@ -24,13 +25,13 @@ impl Shared {
             }
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
             match watch {
-                Watch::Handshake if connection.is_past_handshake() => {}
-                Watch::Handshake => connection.time_out(if connection.was_accepted() {
+                Watch::Handshake if connection.lifecycle().is_past_handshake() => {}
+                Watch::Handshake => connection.time_out(if connection.lifecycle().was_accepted() {
                     self.allowances.limits.handshake_timeout
                 } else {
                     self.allowances.limits.connect_timeout
                 }),
-                Watch::Connecting if connection.is_connecting() => self.connect_on(&connection),
+                Watch::Connecting if connection.lifecycle().is_connecting() => self.connect_on(&connection),
                 Watch::Message if connection.check_progress() => self.look_after(token, watch),
                 Watch::Reading if connection.check_reading() => self.watch_unread(token),
                 Watch::Answers if connection.check_reader() => self.look_after(token, watch),
@@ -110,7 +111,7 @@ impl Shared {
             if connection.handle_ready(hangup) {
                 self.list_ready(token);
             }
-            if !connection.is_up() {
+            if !connection.lifecycle().is_up() {
                 continue;
             }
             let Some((at, is_new)) = polling.activate(&connection, self.parked.load(Ordering::SeqCst)) else {
@@ -134,7 +135,7 @@ impl Shared {
         if ended.is_empty() {
             return;
         }
-        polling.active.retain(|active| !active.connection.is_closed());
+        polling.active.retain(|active| !active.connection.lifecycle().is_closed());
         for connection in ended {
             connection.clear_inbox();
             if let Some(uid) = connection.guest() {

@@ -5,56 +5,33 @@ mod sending;
 
 use self::receiving::Up;
 use super::super::intake::Intake;
+use super::super::lifecycle::{Ending, Lifecycle};
 use super::super::outgoing::Outgoing;
-use super::super::restraint::{HOARDED, Restrained, Restraint, STALLED};
-use super::super::same_node::{OTHER_WAY_ENDED, Offer, Route};
+use super::super::restraint::{Restrained, Restraint};
+use super::super::same_node::{Offer, Route};
 use super::super::timers::Watch;
 use super::socket::Socket;
 use super::{Shared, is_here};
 use crate::address::Address;
 use crate::buffer::Buffer;
 use crate::bulk::{Transfer, TransferError};
-use crate::error::ConnectError;
 use crate::transport::{CallId, Flush, Link, LinkError, LinkEvents};
 use crate::wire::{EXTRA_LEN, HELLO_LEN, Hello, RequestHead, WriteJob};
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use std::io;
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
-
-/// How a connection ends most often; a peer that says nothing and leaves is not worth a warning.
-const CLOSED_BY_PEER: &str = "the peer closed the connection";
-
-/// How the reason begins when the peer broke the protocol.
-const PROTOCOL_ERROR: &str = "protocol error";
-
-/// Phases of a connection, in order.
-mod phase {
-    /// The kernel is connecting.
-    pub(super) const CONNECTING: u8 = 0;
-    /// Connected; the peer's hello is awaited.
-    pub(super) const GREETING: u8 = 1;
-    /// Requests and responses flow.
-    pub(super) const UP: u8 = 2;
-    /// Over.
-    pub(super) const CLOSED: u8 = 3;
-}
+use std::time::Instant;
 
 /// A connection, ours or the peer's.
 pub(super) struct Connection {
     /// Its place in the transport's table.
     pub(super) token: u64,
     pub(super) socket: Socket,
-    peer: Address,
-    /// The peer opened it.
-    accepted: bool,
-    phase: AtomicU8,
+    lifecycle: Lifecycle,
     shared: Weak<Shared>,
     this: Weak<Connection>,
-    /// Takes the events; gone once the connection is lost.
-    events: Mutex<Option<Arc<dyn LinkEvents>>>,
     outbox: Mutex<Outbox>,
     inbox: Mutex<Inbox>,
     /// The other way to the same server: what we have offered the peer, or it us.
@@ -122,12 +99,9 @@ impl Connection {
         Arc::new_cyclic(|this| Self {
             token,
             socket: Socket::new(stream),
-            peer,
-            accepted: events.is_none(),
-            phase: AtomicU8::new(phase::CONNECTING),
+            lifecycle: Lifecycle::new(peer, events.is_none(), events),
             shared: Arc::downgrade(shared),
             this: this.clone(),
-            events: Mutex::new(events),
             outbox: Mutex::new(Outbox {
                 outgoing: shared.allowances.outgoing(),
                 job: WriteJob::default(),
@@ -146,26 +120,12 @@ impl Connection {
         })
     }
 
-    /// Whether the handshake is over, one way or the other.
-    pub(super) fn is_past_handshake(&self) -> bool {
-        self.phase.load(Ordering::Acquire) >= phase::UP
-    }
-
-    /// Whether the peer opened it.
-    pub(super) fn was_accepted(&self) -> bool {
-        self.accepted
-    }
-
-    fn is_up(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::UP
-    }
-
     /// Takes notice of readiness: connects on, writes on, reads. Called by the polling thread only.
     pub(super) fn handle_ready(&self, hangup: bool, scratch: &mut [u8]) -> ReadOutcome {
         if hangup {
             self.hangup.store(true, Ordering::Release);
         }
-        if self.phase.load(Ordering::Acquire) == phase::CONNECTING && !self.finish_connecting() {
+        if self.lifecycle.is_connecting() && !self.finish_connecting() {
             return ReadOutcome::Nothing;
         }
         let mut outbox = self.outbox.lock();
@@ -198,8 +158,7 @@ impl Connection {
     /// Sends our hello: the first bytes on an empty socket, so they fit.
     pub(super) fn greet(&self) {
         let Some(shared) = self.shared.upgrade() else { return };
-        if self.phase.compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire).is_err()
-        {
+        if !self.lifecycle.begin_greeting() {
             return;
         }
         match self.socket.send(&shared.allowances.hello(self.make_offer(&shared)).encode(), &[]) {
@@ -212,7 +171,9 @@ impl Connection {
     /// Offers a peer on this host another way, if there is one.
     fn make_offer(&self, shared: &Shared) -> [u8; EXTRA_LEN] {
         let none = [0; EXTRA_LEN];
-        let (true, Some(offers), Some(this)) = (self.accepted, shared.offers.get(), self.this.upgrade()) else {
+        let (true, Some(offers), Some(this)) =
+            (self.lifecycle.was_accepted(), shared.offers.get(), self.this.upgrade())
+        else {
             return none;
         };
         let route = self.socket.with(|stream| {
@@ -222,7 +183,7 @@ impl Connection {
         let Ok(Some(route)) = route else { return none };
         let Some(offer) = offers.make(&route, this) else { return none };
         let _ = self.offer.set(offer);
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             // Its end may have come before there was something to withdraw.
             offers.withdraw(offer.ask);
         }
@@ -246,27 +207,13 @@ impl Connection {
     fn come_up(&self, hello: &Hello) -> Result<Inbox, String> {
         let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
         let this = self.this.upgrade().ok_or("the connection was closed")?;
-        if !self.accepted {
+        if !self.lifecycle.was_accepted() {
             self.note_offer(hello);
         }
-        let known = self.events.lock().clone();
-        let events = match known {
-            Some(events) => events,
-            None => {
-                let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
-                let events = acceptor.accept(this.clone());
-                *self.events.lock() = Some(events.clone());
-                events
-            }
-        };
+        let events = self.lifecycle.events_of(this.clone(), &shared.acceptor)?;
         let link: Arc<dyn Link> = this;
         self.outbox.lock().outgoing.queue.limit_frame(hello.max_frame);
-        if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // Closed meanwhile, perhaps before it was known whom to tell.
-            let untold = self.events.lock().take();
-            if let Some(events) = untold {
-                events.on_lost(&LinkError::Lost("closed during the handshake".to_owned()));
-            }
+        if !self.lifecycle.come_up() {
             return Ok(Inbox::Closed);
         }
         events.on_up(&link, hello.into());
@@ -275,73 +222,39 @@ impl Connection {
         Ok(Inbox::Up(Up::new(inbound, Intake::new(events, shared.allowances.held()))))
     }
 
-    fn fail_connecting(&self, error: io::Error) {
-        let source = Arc::new(error);
-        self.end(LinkError::Connect(ConnectError::Unreachable { address: self.peer.clone(), source }));
+    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
+    pub(super) fn clear_inbox(&self) {
+        *self.inbox.lock() = Inbox::Closed;
+    }
+}
+
+impl Ending for Connection {
+    fn lifecycle(&self) -> &Lifecycle {
+        &self.lifecycle
     }
 
-    /// The peer's handshake was not acceptable.
-    fn refuse(&self, reason: String) {
-        self.end(LinkError::Connect(ConnectError::Handshake { address: self.peer.clone(), reason }));
+    fn may_warn(&self, _error: &LinkError) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.warnings.allow(Instant::now()))
     }
 
-    /// The handshake or the connection attempt took too long.
-    pub(super) fn time_out(&self, after: Duration) {
-        self.end(LinkError::Connect(ConnectError::Timeout { address: self.peer.clone(), after }));
-    }
-
-    /// Ends the connection after it failed or was closed.
-    pub(super) fn fail(&self, reason: &str) {
-        if self.is_past_handshake() {
-            self.end(LinkError::Lost(reason.to_owned()));
-        } else {
-            self.refuse(reason.to_owned());
-        }
-    }
-
-    fn end(&self, error: LinkError) {
-        if self.phase.swap(phase::CLOSED, Ordering::AcqRel) == phase::CLOSED {
-            return;
-        }
-        let reason = match &error {
-            LinkError::Connect(error) => error.to_string(),
-            LinkError::Lost(reason) => reason.clone(),
-        };
-        let shared = self.shared.upgrade();
-        let worth_a_warning = match &error {
-            LinkError::Connect(_) => {
-                self.accepted && ![CLOSED_BY_PEER, OTHER_WAY_ENDED].iter().any(|usual| reason.ends_with(usual))
-            }
-            LinkError::Lost(reason) => reason.starts_with(PROTOCOL_ERROR) || reason == STALLED || reason == HOARDED,
-        };
-        if worth_a_warning && shared.as_ref().is_some_and(|shared| shared.warnings.allow(Instant::now())) {
-            tracing::warn!(peer = %self.peer, reason, "connection closed");
-        } else {
-            tracing::debug!(peer = %self.peer, reason, "connection ended");
-        }
-        {
-            let mut outbox = self.outbox.lock();
-            outbox.outgoing.clear();
-            outbox.job = WriteJob::default();
-        }
-        if let Some(shared) = &shared {
+    fn release(&self) {
+        let mut outbox = self.outbox.lock();
+        outbox.outgoing.clear();
+        outbox.job = WriteJob::default();
+        drop(outbox);
+        if let Some(shared) = self.shared.upgrade() {
             shared.remove(self);
         }
         self.socket.close();
-        let events = self.events.lock().take();
-        if let Some(events) = events {
-            events.on_lost(&error);
-        }
-        if let (true, Some(offer), Some(shared)) = (self.accepted, self.offer.get(), &shared)
+    }
+
+    fn end_is_told(&self) {
+        if let (true, Some(offer), Some(shared)) =
+            (self.lifecycle.was_accepted(), self.offer.get(), self.shared.upgrade())
             && let Some(offers) = shared.offers.get()
         {
             offers.withdraw(offer.ask);
         }
-    }
-
-    /// Drops what the reading side holds. Called by the polling thread, which alone uses it.
-    pub(super) fn clear_inbox(&self) {
-        *self.inbox.lock() = Inbox::Closed;
     }
 }
 
@@ -352,10 +265,6 @@ impl Restrained for Connection {
 
     fn outgoing(&self) -> MappedMutexGuard<'_, Outgoing> {
         MutexGuard::map(self.outbox.lock(), |outbox| &mut outbox.outgoing)
-    }
-
-    fn is_closed(&self) -> bool {
-        self.phase.load(Ordering::Acquire) == phase::CLOSED
     }
 
     fn is_unwritable(&self) -> bool {
@@ -380,15 +289,11 @@ impl Restrained for Connection {
             shared.look_after(self.token, watch);
         }
     }
-
-    fn events(&self) -> Option<Arc<dyn LinkEvents>> {
-        self.events.lock().clone()
-    }
 }
 
 impl Link for Connection {
     fn peer(&self) -> &Address {
-        &self.peer
+        self.lifecycle.peer()
     }
 
     fn offer(&self) -> Option<(u64, Offer)> {
@@ -404,7 +309,7 @@ impl Link for Connection {
     fn respond(&self, call: CallId, payload: Buffer, flush: Flush) {
         let mut outbox = self.outbox.lock();
         // Under the lock: whoever ends the connection clears it after that.
-        if self.is_closed() || self.unwritable.get().is_some() {
+        if self.lifecycle.is_closed() || self.unwritable.get().is_some() {
             return;
         }
         outbox.outgoing.queue.response(call.0, payload);
@@ -416,7 +321,7 @@ impl Link for Connection {
     }
 
     fn cancel(&self, call: CallId) {
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             return;
         }
         self.outgoing().cancel(call.0);
@@ -425,7 +330,7 @@ impl Link for Connection {
 
     fn transfer(&self, call: CallId, transfer: Transfer, flush: Flush) -> Result<(), TransferError> {
         let mut outbox = self.outbox.lock();
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             // The link's end is the transfer's, and has been told or is about to be.
             return Ok(());
         }

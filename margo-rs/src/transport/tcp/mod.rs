@@ -11,6 +11,7 @@ mod socket;
 
 use self::connection::Connection;
 use super::allowances::Allowances;
+use super::lifecycle::Ending;
 use super::poller::{HANGUP, Poller};
 use super::restraint::Restrained;
 use super::same_node::Offers;
@@ -363,7 +364,7 @@ impl Transport for TcpTransport {
             let connection = connections.get(&token);
             match watch {
                 Watch::Accepting => true,
-                Watch::Handshake => connection.is_some_and(|connection| !connection.is_past_handshake()),
+                Watch::Handshake => connection.is_some_and(|connection| !connection.lifecycle().is_past_handshake()),
                 Watch::Message => connection.is_some_and(|connection| connection.restraint().is_message_watched()),
                 Watch::Answers => connection.is_some_and(|connection| connection.restraint().is_reader_watched()),
                 Watch::Connecting | Watch::Reading => false,

@@ -1,5 +1,6 @@
 //! What whoever polls does, in turns: writes what waits, reads where something came last, asks epoll, runs timers.
 
+use super::super::lifecycle::Ending;
 use super::super::restraint::Restrained;
 use super::super::timers::Watch;
 use super::connection::ReadOutcome;
@@ -22,8 +23,8 @@ impl Shared {
             }
             let Some(connection) = self.connections.lock().get(&token).cloned() else { continue };
             match watch {
-                Watch::Handshake if connection.is_past_handshake() => {}
-                Watch::Handshake => connection.time_out(if connection.was_accepted() {
+                Watch::Handshake if connection.lifecycle().is_past_handshake() => {}
+                Watch::Handshake => connection.time_out(if connection.lifecycle().was_accepted() {
                     self.allowances.limits.handshake_timeout
                 } else {
                     self.allowances.limits.connect_timeout
@@ -55,7 +56,7 @@ impl Shared {
                     progress = true;
                 }
             }
-            if hot.is_closed() {
+            if hot.lifecycle().is_closed() {
                 polling.hot = None;
             }
         }
@@ -118,7 +119,7 @@ impl Shared {
         let ended = std::mem::take(&mut *self.ended.lock());
         for connection in ended {
             connection.clear_inbox();
-            if connection.was_accepted() {
+            if connection.lifecycle().was_accepted() {
                 self.accepted.fetch_sub(1, Ordering::Relaxed);
             }
         }

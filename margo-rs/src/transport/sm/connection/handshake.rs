@@ -6,11 +6,12 @@ use super::super::ring::{Bell, Consumer, Producer};
 use super::super::segment::Segment;
 use super::super::socket::{self, Drained};
 use super::receiving::Up;
-use super::{CLOSED_BY_PEER, Connection, Inbox, Lane, PROTOCOL_ERROR, RING, Target, Writer, phase};
+use super::{Connection, Inbox, Lane, RING, Target, Writer};
 use crate::error::ConnectError;
+use crate::transport::Link;
 use crate::transport::intake::Intake;
+use crate::transport::lifecycle::{CLOSED_BY_PEER, Ending, PROTOCOL_ERROR};
 use crate::transport::same_node::{Door, Offer};
-use crate::transport::{Link, LinkError};
 use crate::wire::{EXTRA_LEN, Hello};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -24,8 +25,10 @@ impl Connection {
     /// # Errors
     /// Nobody listens there, or somebody else than the address says.
     pub(in super::super) fn try_connect(&self, shared: &Shared) -> Result<bool, ConnectError> {
-        let unreachable =
-            |error: io::Error| ConnectError::Unreachable { address: self.peer.clone(), source: Arc::new(error) };
+        let unreachable = |error: io::Error| ConnectError::Unreachable {
+            address: self.lifecycle.peer().clone(),
+            source: Arc::new(error),
+        };
         let Some(Target { at, uid, offer }) = &self.to else { return Ok(true) };
         let socket = match socket::connect(at) {
             Ok(socket) => socket,
@@ -40,12 +43,11 @@ impl Connection {
         let (credentials, _) = credentials::of(&socket).map_err(|error| unreachable(error.into()))?;
         if credentials.uid != *uid {
             let reason = format!("uid {} listens there, not uid {uid} as the address says", credentials.uid);
-            return Err(ConnectError::Handshake { address: self.peer.clone(), reason });
+            return Err(ConnectError::Handshake { address: self.lifecycle.peer().clone(), reason });
         }
         let _ = self.credentials.set(credentials);
         self.socket.set(socket);
-        if self.phase.compare_exchange(phase::CONNECTING, phase::GREETING, Ordering::AcqRel, Ordering::Acquire).is_err()
-        {
+        if !self.lifecycle.begin_greeting() {
             self.socket.close();
             return Ok(true);
         }
@@ -62,7 +64,7 @@ impl Connection {
 
     /// Takes notice of readiness of the socket. Called by the polling thread only. `true` if there may be more.
     pub(in super::super) fn handle_ready(&self, hangup: bool) -> bool {
-        if self.phase.load(Ordering::Acquire) == phase::GREETING {
+        if self.lifecycle.is_greeting() {
             match self.socket.receive_greeting() {
                 Ok(Some((hello, segment))) => {
                     let result = Hello::decode(&hello)
@@ -78,7 +80,7 @@ impl Connection {
                 Err(error) => self.fail_connecting(error.into()),
             }
         }
-        if !self.is_up() {
+        if !self.lifecycle.is_up() {
             return false;
         }
         let drained = match self.drain_socket() {
@@ -99,7 +101,7 @@ impl Connection {
         let shared = self.shared.upgrade().ok_or("the engine was shut down")?;
         let this = self.this.upgrade().ok_or("the connection was closed")?;
         let peer = Arc::new(Segment::open(segment).map_err(|error| error.to_string())?);
-        if self.accepted {
+        if self.lifecycle.was_accepted() {
             let extra = match shared.door.get() {
                 Some(door) => self.enter(&**door, hello, this.clone())?,
                 None => [0; EXTRA_LEN],
@@ -116,16 +118,7 @@ impl Connection {
             peer: peer.clone(),
             position: AtomicU64::new(0),
         });
-        let known = self.events.lock().clone();
-        let events = match known {
-            Some(events) => events,
-            None => {
-                let acceptor = shared.acceptor.get().ok_or("this engine takes no connections")?;
-                let events = acceptor.accept(this.clone());
-                *self.events.lock() = Some(events.clone());
-                events
-            }
-        };
+        let events = self.lifecycle.events_of(this.clone(), &shared.acceptor)?;
         let link: Arc<dyn Link> = this;
         let mut outbox = self.outbox.lock();
         outbox.outgoing.queue.limit_frame(hello.max_frame);
@@ -134,14 +127,9 @@ impl Connection {
         let inbound = shared.allowances.inbound();
         let intake = Intake::new(events.clone(), shared.allowances.held());
         *self.inbox.lock() = Inbox::Up(Up::new(Consumer::new(own, peer), lane, inbound, intake));
-        if self.phase.compare_exchange(phase::GREETING, phase::UP, Ordering::AcqRel, Ordering::Acquire).is_err() {
-            // Closed meanwhile, perhaps before it was known whom to tell.
+        if !self.lifecycle.come_up() {
             self.clear_inbox();
             self.outbox.lock().writer = None;
-            let untold = self.events.lock().take();
-            if let Some(events) = untold {
-                events.on_lost(&LinkError::Lost("closed during the handshake".to_owned()));
-            }
             return Ok(());
         }
         events.on_up(&link, hello.into());
@@ -152,7 +140,7 @@ impl Connection {
     /// Lets the peer in if it brings an offer that stands. Returns what to answer.
     fn enter(&self, door: &dyn Door, hello: &Hello, this: Arc<Self>) -> Result<[u8; EXTRA_LEN], String> {
         let (answer, events) = door.enter(&hello.extra, this).ok_or("it was not invited")?;
-        *self.events.lock() = Some(events);
+        self.lifecycle.tell(events);
         Ok(answer)
     }
 }

@@ -74,7 +74,7 @@ impl Connection {
     /// Lends the data of a transfer from a region of ours, if that may be and is worth it. `whole`: only if it is all of
     /// the region.
     fn lend(&self, window: &Window, whole: bool) -> Option<Loan> {
-        let this = self.this.upgrade().filter(|_| window.len() >= LENT_MIN && self.is_up())?;
+        let this = self.this.upgrade().filter(|_| window.len() >= LENT_MIN && self.lifecycle.is_up())?;
         // Under the region's lock: it is not taken back meanwhile.
         let lent = window.with_registration(|registration, offset| {
             let lendable = registration?.as_any().downcast_ref::<Lending>()?.lendable();
@@ -98,7 +98,7 @@ impl Connection {
     /// Takes back what the peer has under this number.
     pub(in super::super) fn end_loan(&self, loan: u64) {
         self.lender.lock().end(loan);
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             return;
         }
         self.outgoing().queue.loan_end(loan);
@@ -164,7 +164,7 @@ impl Connection {
                 Taken::Twice => twice = true,
             }
         });
-        if self.is_closed() {
+        if self.lifecycle.is_closed() {
             // Closed meanwhile, perhaps after everything was given back.
             self.borrowed.lock().clear();
         }
@@ -329,7 +329,7 @@ impl Connection {
         }
         self.send_what_that_took(outgoing);
         if let Some(outcome) = ended {
-            let events = self.events.lock().clone();
+            let events = self.lifecycle.events();
             if let Some(events) = events {
                 events.on_transferred(CallId(call), outcome);
             }

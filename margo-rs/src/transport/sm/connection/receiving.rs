@@ -2,9 +2,10 @@
 
 use super::super::ring::{Broken, Consumer};
 use super::super::segment::Segment;
-use super::{CLOSED_BY_PEER, Connection, Inbox, Lane, PROTOCOL_ERROR, ReadOutcome};
+use super::{Connection, Inbox, Lane, ReadOutcome};
 use crate::bulk::Withdrawn;
 use crate::transport::intake::Intake;
+use crate::transport::lifecycle::{CLOSED_BY_PEER, Ending, PROTOCOL_ERROR};
 use crate::transport::outgoing::WrongTransfer;
 use crate::transport::restraint::Restrained;
 use crate::wire::{Event, Inbound, WireError};
@@ -93,7 +94,7 @@ impl Connection {
             }
         }));
         outcome.unwrap_or_else(|_| {
-            tracing::error!(peer = %self.peer, "a callback panicked");
+            tracing::error!(peer = %self.lifecycle.peer(), "a callback panicked");
             self.fail("internal error");
             ReadOutcome::Drained
         })
@@ -114,7 +115,7 @@ impl Connection {
         let mut inbox = self.inbox.lock();
         let outcome = self.read_within(&mut inbox, scratch);
         match &mut *inbox {
-            _ if self.is_closed() => *inbox = Inbox::Closed,
+            _ if self.lifecycle.is_closed() => *inbox = Inbox::Closed,
             Inbox::Up(Up { consumer, lane, room_shown, .. }) => {
                 lane.position.store(consumer.head(), Ordering::Relaxed);
                 if *room_shown != consumer.head() && lane.bell.must_ring_for_room() {
@@ -138,7 +139,7 @@ impl Connection {
         let mut taken = 0;
         let Inbox::Up(up) = inbox else { return Ok(outcome) };
         loop {
-            if self.is_closed() {
+            if self.lifecycle.is_closed() {
                 return Ok(outcome);
             }
             if up.intake.go_on(self) {

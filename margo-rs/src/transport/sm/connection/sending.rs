@@ -2,11 +2,13 @@
 
 use super::super::ring::{Broken, Producer, RECORD_MAX};
 use super::super::segment::Segment;
-use super::{Connection, Outbox, PROTOCOL_ERROR, UNREAD};
+use super::{Connection, Outbox};
 use crate::bulk::Withdrawn;
 use crate::transport::Flush;
+use crate::transport::lifecycle::{Ending, PROTOCOL_ERROR};
 use crate::transport::outgoing::Outgoing;
 use crate::transport::restraint::Restrained;
+use crate::transport::restraint::UNREAD;
 use crate::wire::{DataPart, Header, Kind, RequestHead, WriteJob};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,8 @@
 //! The reading half of a connection.
 
-use super::{CLOSED_BY_PEER, Connection, Inbox, PROTOCOL_ERROR, ReadOutcome};
+use super::{Connection, Inbox, ReadOutcome};
 use crate::transport::intake::Intake;
+use crate::transport::lifecycle::{CLOSED_BY_PEER, Ending, PROTOCOL_ERROR};
 use crate::transport::outgoing::WrongTransfer;
 use crate::transport::restraint::Restrained;
 use crate::wire::{Event, HELLO_LEN, Hello, Inbound, WireError};
@@ -37,7 +38,7 @@ impl Connection {
         // A panic of user code in a callback ends this connection, whose state is lost with it, and no other.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.read_on(scratch)));
         outcome.unwrap_or_else(|_| {
-            tracing::error!(peer = %self.peer, "a callback panicked");
+            tracing::error!(peer = %self.lifecycle.peer(), "a callback panicked");
             self.fail("internal error");
             ReadOutcome::Drained
         })
@@ -48,7 +49,7 @@ impl Connection {
         let mut outcome = ReadOutcome::Nothing;
         let mut taken = 0;
         loop {
-            if self.is_closed() {
+            if self.lifecycle.is_closed() {
                 *inbox = Inbox::Closed;
                 return outcome;
             }

@@ -17,7 +17,7 @@ impl Connection {
     /// Writes what is queued until the socket is full.
     pub(super) fn write_out(&self) -> Result<(), Errno> {
         let mut outbox = self.outbox.lock();
-        if outbox.writing || !self.is_up() || self.unwritable.get().is_some() {
+        if outbox.writing || !self.lifecycle.is_up() || self.unwritable.get().is_some() {
             return Ok(());
         }
         outbox.writing = true;
@@ -57,7 +57,7 @@ impl Connection {
             }
         };
         // What the end of the connection has cleared meanwhile stays so.
-        outbox.job = if self.is_closed() { WriteJob::default() } else { job };
+        outbox.job = if self.lifecycle.is_closed() { WriteJob::default() } else { job };
         outbox.writing = false;
         let resumes = self.restraint.note_written(&mut outbox.outgoing);
         // The polling thread tells who waits for what was withdrawn.
