@@ -316,6 +316,21 @@ fn each_kind_of_progress_and_one_processor_for_both_are_measured() {
 }
 
 #[test]
+fn callers_run_in_each_way_that_can_be_asked_for() {
+    let plain = ["--cases", "^call/64B/64$,^fair/64B/10$"];
+    let sealed = ["--auth", "--cases", "^sealed/64B/64$,^sealed-fair/64B/10$"];
+    for way in ["local", "spawn", "join", "threads"] {
+        for (cases, expected) in
+            [(&plain[..], ["call/64B/64", "fair/64B/10"]), (&sealed, ["sealed/64B/64", "sealed-fair/64B/10"])]
+        {
+            let report = json(&[&QUICK[..], &["--json", "--transport", "native+sm", "--client", way], cases].concat());
+            assert_eq!(names(&report), expected, "{way}");
+            assert!(rows(&report).iter().all(|row| is_positive(&row["per_s"])), "{way}: {report}");
+        }
+    }
+}
+
+#[test]
 fn wrong_arguments_exit_with_2_and_say_why() {
     for (arguments, told) in [
         (&["--cases", "nothing"][..], "call/64KiB/64"),

@@ -175,8 +175,8 @@ struct Options {
     #[arg(long, value_name = "CLIENT,SERVER")]
     pin: Option<Pins>,
 
-    /// How the client has 64 calls in flight
-    #[arg(long, value_enum, default_value_t, hide = true)]
+    /// How several callers run in the client's process
+    #[arg(long, value_enum, default_value_t)]
     client: calls::client::Shape,
 
     /// Print JSON for scripts

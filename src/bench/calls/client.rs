@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -25,7 +26,8 @@ const TIMED_EVERY: u32 = 16;
 /// Payloads for which that does not matter, in bytes; there, few calls may take long.
 const LARGE: usize = 16 << 10;
 
-/// How a client has several calls in flight. Which is fastest is lost in the noise of a small machine.
+/// How several calls are in flight. Which of the ways with tasks is fastest is lost in the noise of a small machine;
+/// threads cost the kernel a switch for each call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Shape {
     /// A task for each, of a `LocalSet`
@@ -35,6 +37,8 @@ pub(crate) enum Shape {
     Spawn,
     /// One task that polls all of them
     Join,
+    /// A thread for each, which blocks
+    Threads,
 }
 
 pub(super) async fn measure(setup: &Setup<'_>, address: &str, case: Case, span: Span) -> Outcome<Sample> {
@@ -121,11 +125,24 @@ impl Client {
             Server::Plain => self.endpoint.call(ECHO, payload).await?,
             Server::Session(session) => session.call(auth::SEALED_ECHO, payload).await?,
         };
-        if answer.len() != payload.len() {
-            return Err(format!("{} bytes came back of {}", answer.len(), payload.len()).into());
-        }
-        Ok(())
+        check(&answer, payload)
     }
+
+    /// The same, blocking the thread.
+    pub(super) fn echo_blocking(&self, payload: &Blob) -> Outcome {
+        let answer = match &self.server {
+            Server::Plain => self.endpoint.call(ECHO, payload).wait()?,
+            Server::Session(session) => session.call(auth::SEALED_ECHO, payload).wait()?,
+        };
+        check(&answer, payload)
+    }
+}
+
+fn check(answer: &Blob, payload: &Blob) -> Outcome {
+    if answer.len() != payload.len() {
+        return Err(format!("{} bytes came back of {}", answer.len(), payload.len()).into());
+    }
+    Ok(())
 }
 
 async fn shake_hands_for(server: &Connection, duration: Duration) -> Outcome<Sample> {
@@ -167,6 +184,11 @@ async fn echo_for(client: &Client, shape: Shape, case: Case, duration: Duration)
                 local.run_until(join(tasks)).await?
             }
             Shape::Join => merge(join_all(callers).await?)?,
+            Shape::Threads => {
+                let client = client.clone();
+                let in_threads = move || call_in_threads(&client, in_flight, case.size, end, timed_every);
+                tokio::task::spawn_blocking(in_threads).await??
+            }
         }
     };
     Ok(recorder.sample(start))
@@ -194,6 +216,31 @@ async fn caller(client: Client, size: usize, end: Instant, timed_every: u32) -> 
             return Ok(recorder);
         }
     }
+}
+
+/// As many callers, each in a thread of its own.
+fn call_in_threads(client: &Client, callers: usize, size: usize, end: Instant, timed_every: u32) -> Outcome<Recorder> {
+    let caller = || {
+        let mut recorder = Recorder::new()?;
+        let payload = Blob(vec![0x5a; size]);
+        while Instant::now() < end {
+            let start = Instant::now();
+            client.echo_blocking(&payload)?;
+            recorder.record(start.elapsed(), 1)?;
+            (1..timed_every).try_for_each(|_| client.echo_blocking(&payload))?;
+            recorder.count(timed_every.into());
+        }
+        Outcome::Ok(recorder)
+    };
+    merge(thread::scope(|scope| {
+        let threads: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+        threads.into_iter().map(joined).collect::<Outcome<_>>()
+    })?)
+}
+
+/// What a caller in a thread of its own has found.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, Outcome<T>>) -> Outcome<T> {
+    thread.join().map_err(|_| "a caller panicked")?
 }
 
 async fn join(mut tasks: JoinSet<Outcome<Recorder>>) -> Outcome<Recorder> {

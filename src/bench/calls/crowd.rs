@@ -5,17 +5,20 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Barrier;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use margo_rs::codec::Blob;
 use mochi_rs::program::Outcome;
+use parking_lot::Mutex;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::super::case::Case;
 use super::super::rounds::Span;
 use super::super::sample::{Recorder, Sample};
 use super::super::{Setup, Waiting, files};
-use super::client::{self, Client};
+use super::client::{self, Client, Shape};
 
 /// With fewer clients, the memory of one is lost in what a server takes for itself.
 const WEIGHED_MIN: usize = 100;
@@ -67,14 +70,21 @@ pub(super) async fn measure(setup: &Setup<'_>, address: &str, case: Case, span: 
 /// All call, each one call after the other.
 pub(super) async fn measure_all(setup: &Setup<'_>, address: &str, case: Case, span: Span) -> Outcome<Sample> {
     let crowd = Crowd::connect(setup, address, case, Waiting::Park).await?;
-    call_all_for(&crowd.clients, case, span.warmup).await?;
-    let sample = call_all_for(&crowd.clients, case, span.duration).await?;
+    let all_call = async |duration| match setup.options.client {
+        Shape::Threads => {
+            let clients = crowd.clients.clone();
+            tokio::task::spawn_blocking(move || call_in_threads_for(&clients, case, duration)).await?
+        }
+        _ => call_in_tasks_for(&crowd.clients, case, duration).await,
+    };
+    all_call(span.warmup).await?;
+    let sample = all_call(span.duration).await?;
     let each = crowd.each;
     crowd.disconnect().await;
     Ok(Sample { bytes_each: each, ..sample })
 }
 
-async fn call_all_for(clients: &[Client], case: Case, duration: Duration) -> Outcome<Sample> {
+async fn call_in_tasks_for(clients: &[Client], case: Case, duration: Duration) -> Outcome<Sample> {
     // One for all: a thousand histograms would take more memory than everything else.
     let recorder = Rc::new(RefCell::new(Recorder::new()?));
     let local = LocalSet::new();
@@ -99,10 +109,45 @@ async fn call_all_for(clients: &[Client], case: Case, duration: Duration) -> Out
     }
     let counts = local.run_until(tasks.join_all()).await;
     let counts: Vec<u64> = counts.into_iter().collect::<Outcome<_>>()?;
-    let all: u64 = counts.iter().sum();
-    recorder.borrow_mut().count(all);
-    let fair = all as f64 / counts.len() as f64;
-    let slowest = counts.iter().min().map(|&count| count as f64 / fair);
+    recorder.borrow_mut().count(counts.iter().sum());
     let sample = recorder.borrow().sample(start);
-    Ok(Sample { slowest, ..sample })
+    Ok(Sample { slowest: slowest_of(&counts), ..sample })
+}
+
+/// A thread for each.
+fn call_in_threads_for(clients: &[Client], case: Case, duration: Duration) -> Outcome<Sample> {
+    let recorder = Mutex::new(Recorder::new()?);
+    let all_are_there = Barrier::new(clients.len() + 1);
+    let calls = |client: &Client| {
+        let payload = Blob(vec![0x5a; case.size]);
+        let mut count = 0_u64;
+        all_are_there.wait();
+        let start = Instant::now();
+        let mut now = start;
+        while now - start < duration || count == 0 {
+            let sent = Instant::now();
+            client.echo_blocking(&payload)?;
+            now = Instant::now();
+            recorder.lock().record(now - sent, 1)?;
+            count += 1;
+        }
+        Outcome::Ok(count)
+    };
+    let (start, counts) = thread::scope(|scope| {
+        let threads: Vec<_> = clients.iter().map(|client| scope.spawn(|| calls(client))).collect();
+        all_are_there.wait();
+        let start = Instant::now();
+        (start, threads.into_iter().map(client::joined).collect::<Outcome<Vec<u64>>>())
+    });
+    let counts = counts?;
+    let mut recorder = recorder.into_inner();
+    recorder.count(counts.iter().sum());
+    Ok(Sample { slowest: slowest_of(&counts), ..recorder.sample(start) })
+}
+
+/// The fewest calls of one client, as a part of what each would have made if all were equal.
+fn slowest_of(counts: &[u64]) -> Option<f64> {
+    let all: u64 = counts.iter().sum();
+    let fair = all as f64 / counts.len() as f64;
+    counts.iter().min().map(|&count| count as f64 / fair)
 }
