@@ -1,7 +1,13 @@
 //! Peers that lie about bulk transfers.
 
-use super::*;
+use crate::scene::{PATIENCE, Raw, Scene, frame, hello};
 use margo_rs::bulk::{BulkDescriptor, BulkError, Permission, Refusal, Region};
+use margo_rs::wire::{HELLO_LEN, Header, Kind, TransferHead};
+use margo_rs::{Engine, Wait};
+use mochi_test_support::eventually;
+use std::io::{Read, Write};
+use std::thread;
+use std::time::Duration;
 
 /// The body of a pull or push.
 fn wish(descriptor: &BulkDescriptor, offset: u64, length: u64) -> Vec<u8> {
