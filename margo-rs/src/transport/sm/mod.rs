@@ -331,10 +331,7 @@ impl Shared {
             Ok(true) => {
                 if let Err(error) = self.watch(connection) {
                     // One that was closed meanwhile has no socket to be watched, and nobody to tell.
-                    connection.give_up(ConnectError::Unreachable {
-                        address: connection.peer().clone(),
-                        source: Arc::new(error),
-                    });
+                    connection.fail_connecting(error);
                 }
                 self.mark_ready(connection.token);
             }
