@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+/// Nobody asks a peer whether it is still there within a test.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// What shared memory of this process with the engine at `location` left in the system.
 fn files_of(location: &str) -> Vec<String> {
     let name = format!("na_sm-{location}");
@@ -71,4 +74,34 @@ fn a_server_of_shared_memory_that_ends_under_requests_leaves_no_files() {
 #[test]
 fn the_address_of_a_server_that_ended_under_requests_is_free() {
     with_mercury("ending under requests", || requests_during_the_end(OFI_TCP, 5));
+}
+
+/// Ends clients, and then servers, that have nothing to do, many times. Their peers have asked them nothing, and so learn
+/// of it by what they are told alone.
+fn ends_at_rest(address: &str, rounds: usize) {
+    let lasting = || engine(address).limits(|limits| limits.keepalive = NEVER);
+    let server = with_handlers(lasting().listen().wait().expect("listening works"));
+    let client = lasting().connect().expect("a client starts");
+    for round in 0..rounds {
+        let passing = lasting().connect().expect("a client starts");
+        lookup(&passing, &server).call(SUM, &(1, 2)).wait().expect("the server answers");
+        passing.shutdown().wait();
+        comes_to(&format!("client {round} is gone"), || server.load(), |load| load.links == 0);
+
+        let passing = with_handlers(lasting().listen().wait().expect("listening works"));
+        let to = lookup(&client, &passing);
+        to.call(SUM, &(1, 2)).wait().expect("the server answers");
+        passing.shutdown().wait();
+        comes_to(&format!("server {round} is gone"), || client.load(), |load| load.links == 0);
+    }
+}
+
+#[test]
+fn peers_over_shared_memory_are_told_of_an_end() {
+    with_mercury("ends at rest", || ends_at_rest(NA_SM, 50));
+}
+
+#[test]
+fn peers_over_a_network_are_told_of_an_end() {
+    with_mercury("ends at rest", || ends_at_rest(OFI_TCP, 10));
 }

@@ -60,7 +60,7 @@ impl Transport for MercuryTransport {
             None => Polled::Busy,
             Some(polled) => polled,
         };
-        if self.shared.closed.load(Ordering::Acquire) {
+        if self.shared.parted.load(Ordering::Acquire) {
             // It may have been closed from inside of a callback.
             self.shared.tear_down_unless_ending();
         }
@@ -122,6 +122,8 @@ impl Transport for MercuryTransport {
         for link in left.iter().filter_map(Weak::upgrade) {
             link.give_up();
         }
+        // Not before: a poll on another thread would end Mercury under those who still tell their peers.
+        self.shared.parted.store(true, Ordering::Release);
         self.shared.tear_down();
     }
 }

@@ -179,6 +179,7 @@ impl MercuryTransport {
             acceptor: OnceLock::new(),
             accepting: AtomicBool::new(listening),
             closed: AtomicBool::new(false),
+            parted: AtomicBool::new(false),
             wake,
             polling: Mutex::new(()),
             ending: Mutex::new(()),

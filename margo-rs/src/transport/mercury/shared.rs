@@ -26,6 +26,8 @@ pub(super) struct Shared {
     pub(super) acceptor: OnceLock<Arc<dyn Acceptor>>,
     pub(super) accepting: AtomicBool,
     pub(super) closed: AtomicBool,
+    /// Peers were told of the end: whoever polls may end Mercury.
+    pub(super) parted: AtomicBool,
     pub(super) wake: OwnedFd,
     pub(super) polling: Mutex<()>,
     /// Held while Mercury is ended, by whoever does that.
