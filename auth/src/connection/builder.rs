@@ -142,6 +142,7 @@ impl ConnectionBuilder {
         let service = self.service.as_deref().unwrap_or(endpoint.address().as_str());
         let inner = Inner {
             server: server_id(initiator.id(), server_uid, service),
+            kept_in_order: endpoint.kept_in_order(),
             endpoint,
             timer,
             default_timeout,

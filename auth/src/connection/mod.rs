@@ -35,8 +35,6 @@ use crate::protocol::message::{Draft, OVERHEAD_MAX};
 use crate::protocol::{BareError, Protection, ServerId, Suite, Terms, Tick};
 use crate::session::Reply;
 
-/// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
-const OVERTAKEN: usize = 16 << 10;
 /// How long a call waits for the replacement of a session that is still good.
 const RENEWAL_MAX: Duration = Duration::from_secs(1);
 /// Lanes: short requests, and long ones.
@@ -48,7 +46,8 @@ const LANES: usize = 2;
 /// that ends (by its age, by idleness, with the server's connection) is replaced when the next call is made, which then takes
 /// a handshake longer. A call that was sent is never sent again.
 ///
-/// Calls with more than 16 KiB of arguments go into a session of their own, made when it is first needed.
+/// Calls with more arguments than the transport [keeps in order](Endpoint::kept_in_order) (16 KiB, over Mercury about 4 KiB) go
+/// into a session of their own, made when it is first needed.
 ///
 /// ```no_run
 /// # use margo_rs::{Engine, Rpc};
@@ -70,6 +69,8 @@ pub struct Connection {
 
 struct Inner {
     endpoint: Endpoint,
+    /// Requests longer than this may be overtaken by shorter ones on their way, in bytes.
+    kept_in_order: usize,
     timer: Timer,
     default_timeout: Duration,
     handshake_timeout: Duration,
@@ -157,8 +158,11 @@ impl Connection {
     /// after. Calls that still wait for a place or for a session fail with [`CallError::Closed`] at once, without having been
     /// sent.
     ///
-    /// Over Mercury a close may overtake requests of more than about 4 KiB, and over its `na+sm` any beyond 64 in flight: such
-    /// calls are refused by the server, and fail with [`CallError::SessionLost`].
+    /// A call with more arguments than the transport [keeps in order](Endpoint::kept_in_order) is known to be at the server when
+    /// its answer was taken: one that was started, and that nobody polls or waits for, holds this up until its deadline.
+    ///
+    /// Over Mercury's `na+sm` a close may overtake requests beyond 64 in flight: such calls are refused by the server, and
+    /// fail with [`CallError::SessionLost`].
     ///
     /// It takes no longer than the longest deadline of the calls in flight, or the default timeout if that is longer.
     /// Dropping the future stops the wait; the connection takes no calls all the same. Its sessions end, and handlers are
@@ -225,7 +229,7 @@ impl ConnectedProvider {
 impl Inner {
     #[inline]
     fn lane_of(&self, body: &Draft) -> usize {
-        usize::from(body.body_len() + OVERHEAD_MAX + size_of::<u64>() > OVERTAKEN)
+        usize::from(body.body_len() + OVERHEAD_MAX + size_of::<u64>() > self.kept_in_order)
     }
 
     /// A place in the lane's session, if there is one at once.

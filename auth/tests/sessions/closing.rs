@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Barrier;
 use std::task::Poll;
 use std::thread;
 use std::time::Duration;
@@ -107,6 +108,35 @@ fn calls_that_were_only_started_are_finished_too() {
         }
     });
     assert_eq!(auth.counts().sessions, 0);
+}
+
+/// A transport may fetch what does not fit into a message after a shorter one has come, which the close is.
+#[test]
+fn a_close_overtakes_requests_of_no_size() {
+    const CALLS: usize = 8;
+    let auth = serve(builder());
+    for size in [1_000, 5_000, 12_000, 15_500, 20_000] {
+        for round in 0..10 {
+            let (_engine, server) = connect(&auth, ALICE);
+            let text = "x".repeat(size);
+            server.call(ECHO, &text).wait().unwrap();
+            let started = Barrier::new(CALLS + 1);
+            thread::scope(|scope| {
+                let call = || {
+                    let call = server.call(ECHO, &text).start();
+                    started.wait();
+                    call.wait()
+                };
+                let calls: Vec<_> = (0..CALLS).map(|_| scope.spawn(call)).collect();
+                started.wait();
+                server.close().wait().unwrap();
+                for call in calls {
+                    let outcome = call.join().unwrap().map(|text| text.len());
+                    assert!(matches!(outcome, Ok(len) if len == size), "{size} bytes, round {round}: {outcome:?}");
+                }
+            });
+        }
+    }
 }
 
 #[test]

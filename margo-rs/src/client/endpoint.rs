@@ -47,6 +47,13 @@ impl Endpoint {
         self.peer.standing()
     }
 
+    /// Largest request, in bytes of encoded arguments, that none sent after it over the same connection overtakes: 16 KiB, or
+    /// over Mercury what fits into one of its messages (about 4 KiB). `na+sm` lets others overtake, too, while its queue of
+    /// 64 messages is full.
+    pub fn kept_in_order(&self) -> usize {
+        self.peer.core().transport.kept_in_order()
+    }
+
     /// The user who serves there, by the kernel's word: over `native+sm`, for a call to self, and for a caller that is
     /// called back over one of these; not over a network. `None` also while there is no connection. Over `native+sm` it
     /// is always the user that the address names.

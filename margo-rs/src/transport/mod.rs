@@ -148,6 +148,9 @@ pub struct PeerCredentials {
     pub gid: u32,
 }
 
+/// Largest request of the built-in transports that keeps its place, in bytes: larger ones go in pieces.
+const KEPT_IN_ORDER: usize = 16 * 1024;
+
 /// One way of carrying requests and responses.
 pub trait Transport: Send + Sync + 'static {
     /// The address that peers reach this engine at; the protocol alone if it does not listen.
@@ -206,6 +209,11 @@ pub trait Transport: Send + Sync + 'static {
     /// the owner of the region is asked for [`Transfer::whole`] with each, or refuses the last after others were made.
     fn transfer_piece(&self) -> u64 {
         u64::MAX
+    }
+
+    /// Largest request in bytes that no later one of the same link overtakes, as far as the guarantees above go.
+    fn kept_in_order(&self) -> usize {
+        KEPT_IN_ORDER
     }
 }
 

@@ -93,6 +93,10 @@ impl Transport for FaultyTransport {
     fn transfer_piece(&self) -> u64 {
         self.inner.transfer_piece()
     }
+
+    fn kept_in_order(&self) -> usize {
+        self.inner.kept_in_order()
+    }
 }
 
 /// Makes the links that peers open unreliable, too.

@@ -1,6 +1,7 @@
 //! What the contract of transports asks for, by way of Mercury.
 
 use super::MercuryTransport;
+use super::envelope::Head;
 use super::fabric::{self, explain};
 use super::huge::HugePages;
 use super::link::MercuryLink;
@@ -100,6 +101,12 @@ impl Transport for MercuryTransport {
 
     fn transfer_piece(&self) -> u64 {
         if self.shared.is_shared_memory() { PIECE_COPIED } else { PIECE }
+    }
+
+    fn kept_in_order(&self) -> usize {
+        // Mercury has the rest of a larger one fetched, after others have come.
+        let eager = self.config.input_eager_size.unwrap_or(0);
+        (eager as usize).saturating_sub(Head::LEN)
     }
 
     fn stop_accepting(&self) {
