@@ -44,8 +44,10 @@ fn command(target: &str, host: &str, time: Duration) -> Outcome<Command> {
         .env("RUSTFLAGS", FLAGS)
         // The targets are parsers of ours, and the instrumentation is not for what is linked.
         .env("MOCHI_MERCURY", "off")
+        // The targets are outside of the workspace, with a lock file of their own that nothing else would find stale.
+        .args(["run", "--locked", "--release"])
         // Naming the host keeps the instrumentation out of build scripts, which would not link with it.
-        .args(["run", "--release", "--target", host, "--bin", target, "--"])
+        .args(["--target", host, "--bin", target, "--"])
         .arg(format!("-max_total_time={}", time.as_secs()))
         .args(["-max_len=4096", "-timeout=5", "-rss_limit_mb=512", "-print_final_stats=1", "-verbosity=0"])
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
