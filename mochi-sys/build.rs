@@ -1,54 +1,46 @@
 //! Looks for Mercury and Argobots with pkg-config, and binds what is there.
 //!
-//! `MOCHI_MERCURY` overrides: `off` links neither, `require` fails the build where Mercury is missing, `auto` (the
-//! default) takes what there is. A Mercury that is there and cannot be used always fails the build, because going on
-//! without it would surprise its owner later.
+//! `MOCHI_MERCURY` overrides: `off` links neither, `require` fails the build where one is missing, `auto` (the default)
+//! takes what there is. A library that is there and cannot be used always fails the build, because going on without it
+//! would surprise its owner later.
 
 use std::env;
 use std::panic;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use pkg_config::Library;
 
 /// Releases of Mercury that will do, the first and the last.
 const MERCURY: [[u32; 2]; 2] = [[2, 2], [2, 4]];
 /// The oldest Argobots that will do.
-const ARGOBOTS: &str = "1.1";
+const ARGOBOTS: [u32; 2] = [1, 1];
 /// The variable that overrides.
 const CHOICE: &str = "MOCHI_MERCURY";
 
-fn main() -> ExitCode {
+fn main() {
     for input in ["build.rs", "shim/shim.c", "shim/shim.h", "shim/lengths.c", "shim/lengths.h"] {
         println!("cargo::rerun-if-changed={input}");
     }
     println!("cargo::rerun-if-env-changed={CHOICE}");
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            println!("cargo::error={}", reason.replace('\n', " "));
-            ExitCode::FAILURE
-        }
+    if let Err(reason) = run() {
+        // Cargo ends the build for it, and shows it alone. Of a script that fails it shows all that was printed.
+        println!("cargo::error={}", reason.replace('\n', " "));
     }
 }
 
 fn run() -> Result<(), String> {
-    let choice = env::var(CHOICE).unwrap_or_else(|_| "auto".to_owned());
-    let required = match choice.as_str() {
-        "auto" | "" => false,
-        "require" => true,
-        "off" => return Ok(()),
-        other => return Err(format!("{CHOICE} is {other:?}; it must be `auto`, `require` or `off`")),
+    let choice = env::var_os(CHOICE).unwrap_or_default();
+    let required = match choice.to_str() {
+        Some("auto" | "") => false,
+        Some("require") => true,
+        Some("off") => return Ok(()),
+        _ => return Err(format!("{CHOICE} is {choice:?}; it must be `auto`, `require` or `off`")),
     };
     if env::var_os("DOCS_RS").is_some() {
         return Ok(()); // nothing is linked there
     }
     let mercury = find_mercury(required)?;
-    let argobots = match pkg_config::Config::new().atleast_version(ARGOBOTS).probe("argobots") {
-        Ok(library) => Some(library),
-        Err(_) if !required => None,
-        Err(error) => return Err(format!("{CHOICE}=require, and Argobots {ARGOBOTS} is not found: {}", line(&error))),
-    };
+    let argobots = find_argobots(required)?;
     if !mercury.is_empty() {
         let version = &mercury[0].version;
         compile_shim(&mercury)?;
@@ -74,53 +66,83 @@ fn run() -> Result<(), String> {
 
 /// Mercury with its parts; empty where it is not installed and not required.
 fn find_mercury(required: bool) -> Result<Vec<Library>, String> {
-    let mercury = match find("mercury") {
-        Ok(library) => library,
-        Err(_) if !required => return Ok(Vec::new()),
-        Err(reason) => {
-            return Err(format!(
-                "{CHOICE}=require, and pkg-config does not find Mercury ({reason}). Activate the Spack environment \
-                 beside this project's spack.yaml, or put the directory of mercury.pc into PKG_CONFIG_PATH"
-            ));
-        }
-    };
-    check_version(&mercury.version)?;
+    let Some(mercury) = find("mercury", "Mercury", required)? else { return Ok(Vec::new()) };
+    let [first, last] = MERCURY;
+    let here = release("Mercury", &mercury.version)?;
+    if here < first || here > last {
+        return Err(format!(
+            "Mercury {} is installed; this version works with {}.{} to {}.{}. Install one of those, or set {CHOICE}=off \
+             to build without it",
+            mercury.version, first[0], first[1], last[0], last[1]
+        ));
+    }
     let mut libraries = vec![mercury];
     for name in ["na", "mercury_util"] {
-        libraries.push(find(name).map_err(|reason| {
-            format!(
-                "Mercury is installed and its part {name} is not found by pkg-config ({reason}): install Mercury anew"
-            )
-        })?);
+        let part = find(name, &format!("Mercury's part {name}"), false)?;
+        let missing =
+            || format!("Mercury is installed and pkg-config does not find its part {name}: install Mercury anew");
+        libraries.push(part.ok_or_else(missing)?);
     }
     Ok(libraries)
 }
 
-fn find(name: &str) -> Result<Library, String> {
-    pkg_config::Config::new().probe(name).map_err(|error| line(&error))
-}
-
-/// The first line of an error that has something on it.
-fn line(error: &pkg_config::Error) -> String {
-    let text = error.to_string();
-    text.lines().find(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
-}
-
-fn check_version(version: &str) -> Result<(), String> {
-    let [first, last] = MERCURY;
-    let mut parts = version.split(['.', '-', 'r']).map(|part| part.parse::<u32>().ok());
-    let here = match (parts.next().flatten(), parts.next().flatten()) {
-        (Some(major), Some(minor)) => [major, minor],
-        _ => return Err(format!("pkg-config says that Mercury's version is {version:?}, which is no version")),
-    };
-    if here < first || here > last {
+/// `None` where it is not installed and not required.
+fn find_argobots(required: bool) -> Result<Option<Library>, String> {
+    let Some(argobots) = find("argobots", "Argobots", required)? else { return Ok(None) };
+    if release("Argobots", &argobots.version)? < ARGOBOTS {
         return Err(format!(
-            "Mercury {version} is installed; this version works with {}.{} to {}.{}. Install one of those, or set \
-             {CHOICE}=off to build without it",
-            first[0], first[1], last[0], last[1]
+            "Argobots {} is installed; this version works with {}.{} and newer. Install one of those, or set {CHOICE}=off \
+             to build without it and without Mercury",
+            argobots.version, ARGOBOTS[0], ARGOBOTS[1]
         ));
     }
-    Ok(())
+    Ok(Some(argobots))
+}
+
+/// What pkg-config says of `package`, which people call `name`. `None` where it is not installed and not required.
+fn find(package: &str, name: &str, required: bool) -> Result<Option<Library>, String> {
+    let error = match pkg_config::Config::new().probe(package) {
+        Ok(library) => return Ok(Some(library)),
+        Err(error) => error,
+    };
+    let is_refusal = matches!(error, pkg_config::Error::Failure { .. } | pkg_config::Error::ProbeFailure { .. });
+    // Asked for a variable, pkg-config looks at no other package.
+    if is_refusal && pkg_config::get_variable(package, "prefix").is_ok() {
+        return Err(format!(
+            "{name} is installed, and pkg-config cannot say how to use it: {}. Put the directories of the .pc files that \
+             it needs into PKG_CONFIG_PATH, or set {CHOICE}=off to build without it",
+            reason(&error)
+        ));
+    }
+    if !required {
+        return Ok(None);
+    }
+    Err(format!(
+        "{CHOICE}=require, and pkg-config does not find {name} ({}). Activate the Spack environment beside this project's \
+         spack.yaml, or put the directory of {package}.pc into PKG_CONFIG_PATH",
+        reason(&error)
+    ))
+}
+
+/// Why, in pkg-config's words if it has said something.
+fn reason(error: &pkg_config::Error) -> String {
+    let text = match error {
+        pkg_config::Error::Failure { output, .. } | pkg_config::Error::ProbeFailure { output, .. } => {
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        }
+        other => other.to_string(),
+    };
+    // Its last line names what is missing; before it comes what may help.
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no reason given").trim().to_owned()
+}
+
+/// The first two numbers of a version.
+fn release(name: &str, version: &str) -> Result<[u32; 2], String> {
+    let mut parts = version.split(['.', '-', 'r']).map(|part| part.parse::<u32>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major), Some(minor)) => Ok([major, minor]),
+        _ => Err(format!("pkg-config says that {name}'s version is {version:?}, which is no version")),
+    }
 }
 
 fn include_paths(libraries: &[Library]) -> impl Iterator<Item = &PathBuf> {
@@ -146,9 +168,12 @@ fn compile_shim(libraries: &[Library]) -> Result<(), String> {
         .std("c11")
         .try_compile("mochi_shim")
         .map_err(|error| {
+            // Without the command; what the compiler said of it is shown as warnings.
+            let error = error.to_string();
             format!(
                 "Mercury is installed, and the C shim over it does not compile: are its headers there, and Boost's \
-                 preprocessor headers if it was built with +boostsys? ({error}). {CHOICE}=off builds without it"
+                 preprocessor headers if it was built with +boostsys? ({}). {CHOICE}=off builds without it",
+                error.split(": \"").next().unwrap_or(&error)
             )
         })
 }
