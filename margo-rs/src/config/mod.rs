@@ -23,6 +23,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Most threads of a pool: more would fail when the pool starts, or keep the engine from serving while they are made.
+const THREADS_MAX: usize = 1024;
 /// Longest spin before parking, in milliseconds.
 const SPINDOWN_MAX: f64 = 60_000.0;
 
@@ -31,7 +33,7 @@ const SPINDOWN_MAX: f64 = 60_000.0;
 /// | key | meaning |
 /// |---|---|
 /// | `mercury` | options of Mercury: [`MercuryConfig`]; with a protocol of Mercury's only |
-/// | `rpc_thread_count` | threads of the default pool: [`Builder::rpc_threads`](crate::Builder::rpc_threads); 0 leaves it as it is. Margo's -1, handlers on the progress thread, does not exist here |
+/// | `rpc_thread_count` | threads of the default pool, 1024 at most: [`Builder::rpc_threads`](crate::Builder::rpc_threads); 0 leaves it as it is. Margo's -1, handlers on the progress thread, does not exist here |
 /// | `use_progress_thread` | `true`, as it always is here |
 /// | `progress` | `"adaptive"`, `"busy"` or `"park"`: [`Progress`] |
 /// | `progress_spindown_msec` | for how long `adaptive` looks before it parks, in milliseconds, fractions allowed |
@@ -115,7 +117,7 @@ pub enum ProgressMode {
 pub struct PoolConfig {
     /// Its name.
     pub name: String,
-    /// How many threads it has, at least one.
+    /// How many threads it has, from 1 to 1024.
     pub threads: usize,
 }
 
@@ -155,7 +157,14 @@ impl Config {
         {
             return Err(ConfigError::at("rpc_pool", format!("argobots.pools has no pool at {at}")));
         }
+        let too_many = |threads: usize| format!("{threads} are more than {THREADS_MAX} threads");
+        if let Some(threads) = self.rpc_thread_count.filter(|threads| *threads > THREADS_MAX) {
+            return Err(ConfigError::at("rpc_thread_count", too_many(threads)));
+        }
         for (at, pool) in self.pools.iter().flatten().enumerate() {
+            if pool.threads > THREADS_MAX {
+                return Err(ConfigError::at(&format!("pools[{at}].threads"), too_many(pool.threads)));
+            }
             if pool.threads == 0 {
                 let reason = "a pool needs a thread at least";
                 return Err(ConfigError::at(&format!("pools[{at}].threads"), reason));
