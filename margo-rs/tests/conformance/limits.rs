@@ -17,6 +17,7 @@ conformance! {
     answers_that_nobody_has_looked_at_take_no_room,
     an_engine_over_its_total_says_so,
     a_caller_with_deadlines_does_not_pile_up_requests,
+    times_that_never_end_are_limits_too,
 }
 
 fn callers_are_slowed_to_what_a_server_takes(setup: Setup) {
@@ -185,4 +186,27 @@ fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4096
+}
+
+/// The kernel takes less; that must not be what a user finds out when nobody can be reached.
+fn times_that_never_end_are_limits_too(setup: Setup) {
+    let forever = |limits: &mut margo_rs::Limits| {
+        for limit in [
+            &mut limits.handshake_timeout,
+            &mut limits.connect_timeout,
+            &mut limits.keepalive,
+            &mut limits.unacknowledged_timeout,
+            &mut limits.stall_timeout,
+            &mut limits.shutdown_grace,
+            &mut limits.default_timeout,
+        ] {
+            *limit = Duration::MAX;
+        }
+    };
+    let pair = setup.pair_of(setup.server().limits(forever), setup.client().limits(forever));
+    pair.assert_healthy();
+    let large = Blob(vec![7; 300_000]);
+    assert!(pair.to.call(ECHO, &large).wait().unwrap() == large);
+    pair.client.shutdown().wait();
+    pair.server.shutdown().wait();
 }

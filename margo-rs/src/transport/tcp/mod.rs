@@ -49,6 +49,8 @@ const TRANSFER_PIECE: u64 = 64 << 20;
 const SAME_HOST_BUFFER: usize = 512 * 1024;
 /// Longest silence that the kernel can be asked to watch (`MAX_TCP_KEEPIDLE`).
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+/// Longest wait for an acknowledgement that the kernel takes, in milliseconds: 24 days.
+const USER_TIMEOUT_MAX: u32 = i32::MAX as u32;
 
 /// The transport.
 pub struct TcpTransport {
@@ -248,8 +250,8 @@ impl Shared {
         sockopt::set_tcp_keepidle(stream, idle)?;
         sockopt::set_tcp_keepintvl(stream, probe)?;
         sockopt::set_tcp_keepcnt(stream, 3)?;
-        let unacknowledged = self.allowances.limits.unacknowledged_timeout.as_millis();
-        sockopt::set_tcp_user_timeout(stream, u32::try_from(unacknowledged).unwrap_or(u32::MAX))?;
+        let unacknowledged = self.allowances.limits.unacknowledged_timeout.as_millis().min(USER_TIMEOUT_MAX.into());
+        sockopt::set_tcp_user_timeout(stream, unacknowledged as u32)?;
         Ok(())
     }
 
