@@ -13,8 +13,10 @@ pub enum Refusal {
     /// The key was never given out.
     #[error("the owner never gave out this descriptor")]
     Forged = 1,
-    /// The descriptor is one of an engine that has ended.
-    #[error("the engine that gave out this descriptor has ended; ask its successor for a new one")]
+    /// The descriptor is one of another engine: of one that was here before and has ended, or of one elsewhere.
+    #[error(
+        "another engine gave out this descriptor: ask for a new one if it has ended, or use an endpoint of that engine"
+    )]
     Stale = 2,
     /// The region was taken back, before the transfer or while it ran.
     #[error("the owner has taken the region back")]
