@@ -61,3 +61,18 @@ fn a_plugin_that_is_not_there_is_named() {
         }
     });
 }
+
+#[test]
+fn addresses_where_nobody_is_get_a_reason_in_words() {
+    with_mercury("addresses of nobody", || {
+        let sm = client(NA_SM);
+        for (address, reason) in [
+            ("na+sm", "the address that the server printed"),
+            ("na+sm://1-0", "no server of this name"),
+            ("na+sm://../../etc/passwd", "no server of this name"),
+        ] {
+            let error = sm.lookup(address).wait().expect_err(address).to_string();
+            assert!(error.contains(address) && error.contains(reason), "{error}");
+        }
+    });
+}

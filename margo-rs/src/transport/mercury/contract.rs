@@ -29,7 +29,7 @@ impl Transport for MercuryTransport {
     fn connect(&self, address: &Address, events: Arc<dyn LinkEvents>) -> Result<Arc<dyn Link>, ConnectError> {
         let unreachable =
             |error: io::Error| ConnectError::Unreachable { address: address.clone(), source: Arc::new(error) };
-        let mercury = |code| unreachable(io::Error::other(explain(code)));
+        let mercury = |code| unreachable(io::Error::other(self.shared.why_unreachable(code)));
         let fabric = self.shared.fabric().ok_or(ConnectError::ShutDown)?;
         let over_network = transport::over_network(address).filter(|_| self.config.auto_sm != Some(true));
         let address = over_network.as_ref().unwrap_or(address);

@@ -1,6 +1,6 @@
 //! What stands after the `://` of a Mercury address, and what Mercury is to be started with.
 
-use crate::address::Address;
+use crate::address::{Address, AddressError};
 use crate::config::{AddressFormat, MercuryConfig};
 use crate::error::{ConnectError, ListenError};
 use crate::transport::tcp;
@@ -26,6 +26,10 @@ pub(crate) fn is_literal(address: &Address) -> bool {
 /// The addresses that `address` stands for. Blocks while it resolves a host name.
 pub(crate) fn resolve(address: &Address) -> Result<Vec<Address>, ConnectError> {
     if !is_host_and_port(address) {
+        if address.location().is_empty() {
+            let reason = "it names no server: use the address that the server printed";
+            return Err(AddressError { text: address.to_string(), reason }.into());
+        }
         return Ok(vec![address.clone()]);
     }
     let found = tcp::resolve(address)?;
@@ -250,5 +254,9 @@ mod tests {
         assert_eq!(found, [address("ofi+tcp;ofi_rxm://127.0.0.1:80")]);
         assert_eq!(resolve(&address("na+sm://1-0")).expect("an address"), [address("na+sm://1-0")]);
         assert!(!is_literal(&address("ofi+tcp://localhost:80")) && is_literal(&address("na+sm://a")));
+        for nobody in ["na+sm", "ofi+tcp", "ofi+cxi", "uid"] {
+            let error = resolve(&address(nobody)).expect_err(nobody).to_string();
+            assert!(error.contains("the address that the server printed"), "{error}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What a transport and its links share.
 
-use super::fabric::{Code, Fabric};
+use super::fabric::{Code, Fabric, explain};
 use super::grants::Grants;
 use super::link::MercuryLink;
 use super::registration::Registrations;
@@ -8,6 +8,7 @@ use crate::address::Address;
 use crate::limits::Limits;
 use crate::transport::{Acceptor, CallId, Link, PeerLimits};
 use crate::warnings::Warnings;
+use mochi_sys::mercury::HG_NODEV;
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -72,6 +73,13 @@ impl Shared {
 
     pub(super) fn is_shared_memory(&self) -> bool {
         self.address.protocol() == "na+sm"
+    }
+
+    /// Why a peer was not found, from Mercury's code.
+    pub(super) fn why_unreachable(&self, code: Code) -> String {
+        // Shared memory says that for what is not in the file system.
+        let is_missing = code == HG_NODEV && self.is_shared_memory();
+        if is_missing { "no server of this name on this node".to_owned() } else { explain(code) }
     }
 
     pub(super) fn limits_stated(&self) -> PeerLimits {

@@ -1,7 +1,7 @@
 //! What comes back over a link: the peer's welcome, its answers, and large ones that come apart.
 
 use super::super::envelope::{Answer, Head, Welcome};
-use super::super::fabric::{Code, Incoming, Replies, explain, is_network_error};
+use super::super::fabric::{Code, Incoming, Replies, is_network_error};
 use super::{MercuryLink, Sent, lost, state, status_payload, token, without};
 use crate::buffer::Payload;
 use crate::transport::{CallId, LinkError, LinkEvents};
@@ -53,7 +53,7 @@ impl MercuryLink {
                 return self.lose(self.unreachable(refused), false);
             }
             Err(code) if is_network_error(code) || code == HG_CANCELED => {
-                return self.lose(self.unreachable(io::Error::other(explain(code))), false);
+                return self.lose(self.unreachable(io::Error::other(shared.why_unreachable(code))), false);
             }
             // Also an error is an answer of somebody.
             Ok(None) | Err(_) => (state::PLAIN, shared.limits_stated()),
