@@ -242,6 +242,15 @@ fn one_run_compares_transports_with_sessions_and_without() {
         assert_eq!(line.matches(" | ").count(), 8, "{line}");
     }
     assert!(error_line(&["--save", "/nonexistent/bench.json"]).contains("/nonexistent/bench.json"));
+
+    // What was measured before is lost to nothing but a new result, which may be shorter.
+    let name = file.to_str().expect("UTF-8");
+    error_line(&["--save", name, "--cases", "64B/1$", "--server", "nonsense://"]);
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("it is there")).expect("JSON");
+    assert_eq!(kept, saved);
+    bench(&[&QUICK[..], &["--save", name, "--cases", "^call/64B/1$"]].concat()).assert_success();
+    let anew: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("it is there")).expect("JSON");
+    assert_eq!(names(&anew), ["call/64B/1"]);
 }
 
 #[test]

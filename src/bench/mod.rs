@@ -390,12 +390,15 @@ struct Save<'a> {
 
 impl<'a> Save<'a> {
     fn open(path: &'a Path) -> Outcome<Self> {
-        let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
-        Ok(Self { path, file })
+        // What is in it stays until there is something new.
+        let file = File::options().create(true).write(true).truncate(false).open(path);
+        Ok(Self { path, file: file.map_err(|error| format!("cannot write {}: {error}", path.display()))? })
     }
 
     fn write(&mut self, report: &Report) -> Outcome {
         let text = serde_json::to_string_pretty(report)?;
+        // A pipe has no length.
+        let _ = self.file.set_len(0);
         let written = writeln!(self.file, "{text}");
         written.map_err(|error| format!("cannot write {}: {error}", self.path.display()).into())
     }
