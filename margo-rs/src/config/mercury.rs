@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 const MESSAGE_MIN: u64 = 512;
 /// A message larger than this is a mistake: Mercury keeps hundreds of them ready.
 const MESSAGE_MAX: u64 = 16 << 20;
+/// More requests than this are not to be received at a time: each has a handle and, over most plugins, a buffer.
+const POSTED_MAX: u32 = 1 << 16;
 
 /// Options of Mercury: all that it takes at its start but those that cannot be given in JSON (a plugin's class) and the
 /// one that an engine could not live with (`NA_THREAD_MODE_SINGLE…`: its calls come from several threads).
@@ -44,10 +46,10 @@ pub struct MercuryConfig {
     /// A name for the shared memory of `auto_sm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sm_info_string: Option<String>,
-    /// Requests that a fresh context is ready to receive. 0 is Mercury's default, 512.
+    /// Requests that a fresh context is ready to receive, 65,536 at most. 0 is Mercury's default, 512.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_post_init: Option<u32>,
-    /// How many more when those are used up; 0 or -1: none.
+    /// How many more when those are used up, 65,536 at most; 0 or -1: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_post_incr: Option<i32>,
     /// Whether small bulk data never goes along with the descriptor.
@@ -170,6 +172,15 @@ impl MercuryConfig {
                 && !(MESSAGE_MIN..=MESSAGE_MAX).contains(&size)
             {
                 return wrong(key, format!("{size} is neither 0 nor from {MESSAGE_MIN} to {MESSAGE_MAX} bytes"));
+            }
+        }
+        let posted = [
+            ("request_post_init", self.request_post_init),
+            ("request_post_incr", self.request_post_incr.and_then(|more| u32::try_from(more).ok())),
+        ];
+        for (key, posted) in posted {
+            if let Some(posted) = posted.filter(|posted| *posted > POSTED_MAX) {
+                return wrong(key, format!("{posted} is more than {POSTED_MAX}"));
             }
         }
         if let Some(more) = self.request_post_incr.filter(|more| *more < -1) {

@@ -53,6 +53,8 @@ fn what_is_wrong_is_named() {
         (r#"{"mercury": {"request_post_init": "256"}}"#, "mercury.request_post_init"),
         (r#"{"mercury": {"request_post_init": -1}}"#, "mercury.request_post_init"),
         (r#"{"mercury": {"request_post_init": 4294967296}}"#, "mercury.request_post_init"),
+        (r#"{"mercury": {"request_post_init": 65537}}"#, "mercury.request_post_init"),
+        (r#"{"mercury": {"request_post_incr": 65537}}"#, "mercury.request_post_incr"),
         (r#"{"mercury": {"request_post_incr": -2}}"#, "mercury.request_post_incr"),
         (r#"{"mercury": {"auto_sm": 1}}"#, "mercury.auto_sm"),
         (r#"{"mercury": {"max_contexts": 0}}"#, "mercury.max_contexts"),
