@@ -14,10 +14,11 @@ const VALGRIND: &str = "valgrind --quiet --error-exitcode=99 --num-callers=40 --
     --errors-for-leak-kinds=definite";
 
 /// The parts of the suite that take less than their watchdogs although all is thirty times slower, of each transport of Mercury.
-const PARTS: [&str; 6] = ["calls", "cancel", "handlers", "lifecycle", "providers", "raw"];
+const PARTS: [&str; 7] = ["bulk", "calls", "cancel", "handlers", "lifecycle", "providers", "raw"];
 const TRANSPORTS: [&str; 2] = ["na_sm", "ofi_tcp"];
 /// Tests that move too much for that.
-const SLOW: [&str; 2] = ["many", "large"];
+const SLOW: [&str; 6] =
+    ["many", "large", "every_size", "a_dropped_transfer", "taking_", "shutting_down_ends_transfers"];
 
 /// Runs it; fails with the first finding's test, after valgrind has said what it found.
 pub(crate) fn run() -> Outcome {
